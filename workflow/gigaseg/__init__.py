@@ -1,0 +1,1 @@
+"""gigaseg: from raw microscope files to an evaluated segmentation, whatever the size."""
