@@ -1,0 +1,216 @@
+"""Apply a function of one array to volumes of any size, block by block."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import dask
+import numpy as np
+
+from .geometry import Window, blocks, read_mirrored
+
+Edge = Literal["mirror", "clip"]
+
+
+class Ledger(Protocol):
+    """What the engine needs of a ledger; see `gigaseg.ledger.BlockLedger`."""
+
+    checksums: dict[str, str | None]
+
+    def record(self, block: str, checksum: str | None = None) -> None:
+        """Note that a block is finished."""
+
+
+def map_blocks(
+    function: Callable[..., Any],
+    sources: Sequence[Any],
+    targets: Sequence[Any],
+    *,
+    block: Sequence[int],
+    halo: Sequence[int] = (0, 0, 0),
+    edge: Edge = "mirror",
+    align: Sequence[int] = (1, 1, 1),
+    located: bool = False,
+    ledger: Ledger | None = None,
+    workers: int = 1,
+) -> None:
+    """Write ``targets = function(sources)``, one block at a time, several blocks at once.
+
+    For a function whose values depend on at most `halo` voxels around them, the result does not
+    depend on the blocks.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(*data, inner)`` gets the block of every source with its halo, and `inner`, the
+        slices of the block inside these arrays. It returns an array, or a tuple with one array per
+        target, of the block's spatial shape; a leading channel axis is allowed.
+    sources, targets : sequence of array-like
+        NumPy or Zarr arrays with one common shape in their last ``len(block)`` axes.
+    block : sequence of int
+        Extent of a block in voxels: whole shards of every target, so that two tasks never write
+        to the same file. Blocks at the far edges are smaller.
+    halo : sequence of int
+        Voxels read beyond the block on both sides of each axis.
+    edge : {"mirror", "clip"}
+        At the volume's edges the halo is mirrored, or missing.
+    align : sequence of int
+        With ``mirror``, blocks at the far edges are rounded up to whole multiples of this; what
+        lies beyond the volume is computed and not written.
+    located : bool
+        Call ``function(*data, inner, window)``, `window` being the block's place in the volume.
+    ledger : BlockLedger, optional
+        Finished blocks are recorded in it. Blocks it already holds are verified and not redone.
+    workers : int
+        Number of threads.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a block is not whole shards, or the function returns another shape.
+    TypeError
+        If the function returns another dtype than the target's.
+
+    Examples
+    --------
+    >>> source, target = np.arange(10.0), np.zeros(10)
+    >>> def smooth(data, inner):
+    ...     return ((data[:-2] + data[1:-1] + data[2:]) / 3)
+    >>> map_blocks(smooth, [source], [target], block=(4,), halo=(1,), align=(1,))
+    >>> target[3:6]
+    array([3., 4., 5.])
+    """
+    axes = len(block)
+    if edge == "clip" and any(n != 1 for n in align):
+        raise ValueError(f"align {tuple(align)} needs edge 'mirror': with 'clip' it must be 1")
+    shape = _common_shape([*sources, *targets], axes)
+    for target in targets:
+        _check_shards(target, shape, block)
+    task = _Task(function, sources, targets, tuple(halo), edge, tuple(align), located, ledger)
+    # One executor per call: leaving it waits for the blocks in hand, so that after an error
+    # nobody writes any more.
+    with ThreadPoolExecutor(workers) as pool:
+        run = dask.delayed(task, pure=False, traverse=False)
+        tasks = [run(window.start, window.stop) for window in blocks(shape, block)]
+        dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
+
+
+def block_key(window: Window) -> str:
+    """Name a block in a ledger.
+
+    Examples
+    --------
+    >>> block_key(Window((0, 0, 512), (1, 512, 700)))
+    '0:1,0:512,512:700'
+    """
+    return ",".join(f"{a}:{b}" for a, b in zip(window.start, window.stop, strict=True))
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Everything a block's task needs besides its coordinates."""
+
+    function: Callable[..., Any]
+    sources: Sequence[Any]
+    targets: Sequence[Any]
+    halo: tuple[int, ...]
+    edge: Edge
+    align: tuple[int, ...]
+    located: bool
+    ledger: Ledger | None
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        array = [*self.sources, *self.targets][0]
+        return tuple(array.shape[-len(self.halo) :])
+
+    def __call__(self, start: tuple[int, ...], stop: tuple[int, ...]) -> None:
+        window = Window(start, stop)
+        if self._is_done(window):
+            return
+        results = self._compute(window)
+        checksum = 0
+        for target, result in zip(self.targets, results, strict=True):
+            target[(..., *window.slices)] = result
+            checksum = _checksum(result, checksum)
+        if self.ledger is not None:
+            self.ledger.record(block_key(window), f"{checksum:08x}")
+
+    def _compute(self, window: Window) -> list[np.ndarray]:
+        """Read, apply the function, check what it returned, and crop it to the block."""
+        whole = window.align(self.align)
+        outer = whole.expand(self.halo)
+        if self.edge == "clip":
+            outer = outer.clip(self.shape)
+        data = [read_mirrored(source, outer) for source in self.sources]
+        place = (window,) if self.located else ()
+        results = self.function(*data, whole.within(outer).slices, *place)
+        if not isinstance(results, tuple):
+            results = (results,)
+        if len(results) != len(self.targets):
+            raise ValueError(
+                f"the block function returned {len(results)} arrays for {len(self.targets)} targets"
+            )
+        inner = window.within(whole).slices
+        for result, target in zip(results, self.targets, strict=True):
+            _check_result(result, target, whole.shape)
+        return [result[(..., *inner)] for result in results]
+
+    def _is_done(self, window: Window) -> bool:
+        """Whether the ledger holds the block, and the targets hold what the ledger says."""
+        if self.ledger is None:
+            return False
+        key = block_key(window)
+        if key not in self.ledger.checksums:
+            return False
+        checksum = 0
+        for target in self.targets:
+            try:
+                values = np.asarray(target[(..., *window.slices)])
+            except (ValueError, RuntimeError, OSError):
+                return False  # a torn shard does not decode: the block is done again
+            checksum = _checksum(values, checksum)
+        return f"{checksum:08x}" == self.ledger.checksums[key]
+
+
+def _checksum(values: np.ndarray, before: int) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).data.cast("B"), before)
+
+
+def _common_shape(arrays: Sequence[Any], axes: int) -> tuple[int, ...]:
+    shapes = {tuple(array.shape[-axes:]) for array in arrays}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"sources and targets have different shapes {sorted(shapes)}: they must show the same "
+            f"volume"
+        )
+    return shapes.pop()
+
+
+def _check_shards(target: Any, shape: Sequence[int], block: Sequence[int]) -> None:
+    """Raise ValueError unless blocks are made of whole shards (or chunks) of the target."""
+    unit = getattr(target, "shards", None) or getattr(target, "chunks", None)
+    if unit is None:
+        return
+    unit = tuple(unit[-len(block) :])
+    for extent, size, shard in zip(shape, block, unit, strict=True):
+        if size < extent and size % shard:
+            fitting = tuple(-(-b // s) * s for b, s in zip(block, unit, strict=True))
+            raise ValueError(
+                f"block {tuple(block)} is not a whole number of shards {unit}: two tasks would "
+                f"write to one file; the next block that fits is {fitting}"
+            )
+
+
+def _check_result(result: np.ndarray, target: Any, shape: Sequence[int]) -> None:
+    expected = (*target.shape[: -len(shape)], *shape)
+    if result.shape != expected:
+        raise ValueError(f"the block function returned shape {result.shape}, expected {expected}")
+    if result.dtype != target.dtype:
+        raise TypeError(
+            f"the block function returned {result.dtype} for a target of {target.dtype}: "
+            f"convert it in the function, where rounding and range can be decided"
+        )

@@ -1,0 +1,398 @@
+"""What is done, by whom, and from what: fingerprints, manifests, block ledgers, attempts."""
+
+import glob
+import hashlib
+import json
+import logging
+import numbers
+import os
+import resource
+import shutil
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .lease import Lease
+
+logger = logging.getLogger(__name__)
+
+SMALL_FILE = 1_000_000  # bytes; Snakemake, too, compares files up to 1 MB by content
+BOOKS = ".gigaseg"  # folder of a store that holds its bookkeeping
+
+
+def canonical_json(value: Any, indent: int | None = None) -> str:
+    """Write a value as the one JSON text that all equal values share.
+
+    Keys are sorted, whole floats become integers, tuples become lists, paths become strings.
+
+    Raises
+    ------
+    ValueError
+        For NaN and infinities, which JSON does not know.
+
+    Examples
+    --------
+    >>> canonical_json({"b": 3.0, "a": (1, 2.5)})
+    '{"a":[1,2.5],"b":3}'
+    """
+    separators = (",", ":") if indent is None else (",", ": ")
+    return json.dumps(
+        _plain(value),
+        sort_keys=True,
+        separators=separators,
+        indent=indent,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r}")
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Write a file so that, whenever the process dies, the old or the new content is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest: the declared output of a job, its last act."""
+    write_atomically(path, canonical_json(manifest, indent=1) + "\n")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a manifest.
+    """
+    try:
+        manifest = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not a manifest ({error}): delete it and run again") from error
+    return manifest
+
+
+def fingerprint(
+    *, code: str, settings: Any, inputs: Mapping[str, Any], libraries: tuple[str, ...]
+) -> dict[str, Any]:
+    """Collect everything that decides the content of an artifact.
+
+    Parameters
+    ----------
+    code : str
+        Digest of the stage's source.
+    settings : JSON value
+        The settings that matter for this artifact.
+    inputs : mapping
+        Identity of each input: `file_identity` of a raw file, fingerprint of a store.
+    libraries : tuple of str
+        Distributions whose version may change values.
+
+    Returns
+    -------
+    dict with the keys code, settings, inputs, libraries
+        Its `digest` is what manifests and stores carry.
+    """
+    versions = {name: version(name) for name in libraries}
+    whole = {"code": code, "settings": settings, "inputs": inputs, "libraries": versions}
+    return json.loads(canonical_json(whole))
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Identify a raw file, a folder, or a series given by a pattern such as ``stack_*.png``.
+
+    Parameters
+    ----------
+    path : Path
+        Files up to 1 MB are identified by content, larger ones by size and modification time.
+
+    Returns
+    -------
+    dict
+        ``name``, ``size`` and ``sha256`` or ``mtime_ns``; for several files their number, total
+        size and a digest over all identities.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _one_file(path)
+    files = _members(path)
+    if not files:
+        raise FileNotFoundError(f"{path}: no such file, folder or series")
+    base = path if path.is_dir() else path.parent
+    members = [{**_one_file(file), "name": file.relative_to(base).as_posix()} for file in files]
+    size = sum(member["size"] for member in members)
+    return {"name": path.name, "files": len(files), "size": size, "digest": digest(members)}
+
+
+def _members(path: Path) -> list[Path]:
+    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path)))
+    return sorted(file for file in found if file.is_file())
+
+
+def _one_file(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    identity: dict[str, Any] = {"name": path.name, "size": status.st_size}
+    if status.st_size <= SMALL_FILE:
+        return {**identity, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {**identity, "mtime_ns": status.st_mtime_ns}
+
+
+class BlockLedger:
+    """Append-only list of finished blocks, one file per process; readers take the union.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the ledger's files lie.
+    name : str
+        Which work of the store: a store may have several (``level-0``, ``labels``).
+    lease : Lease, optional
+        Checked before each entry, so that a process that lost its store stops.
+    """
+
+    def __init__(self, folder: Path, name: str, lease: Lease | None = None) -> None:
+        self._lease = lease
+        self._lock = threading.Lock()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.recorded = 0
+        self.checksums = _read_entries(folder.glob(f"{name}.*.jsonl"))
+        self._path = folder / f"{name}.{uuid.uuid4().hex}.jsonl"
+
+    @property
+    def done(self) -> set[str]:
+        """Keys of the blocks that are recorded as finished."""
+        return set(self.checksums)
+
+    def record(self, block: str, checksum: str | None = None) -> None:
+        """Note that a block is finished; call it after its shards were written.
+
+        Parameters
+        ----------
+        block : str
+            Key of the block.
+        checksum : str, optional
+            Of the block's values, with which a later run can verify them.
+        """
+        line = canonical_json({"block": block, "checksum": checksum}) + "\n"
+        with self._lock:
+            if self._lease is not None:
+                self._lease.check()
+            with self._path.open("a") as file:
+                file.write(line)
+            self.checksums[block] = checksum
+            self.recorded += 1
+
+
+def _read_entries(files: Any) -> dict[str, str | None]:
+    entries: dict[str, str | None] = {}
+    for file in sorted(files):
+        for line in file.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the process died while writing this line: its block is not done
+            entries[entry["block"]] = entry["checksum"]
+    return entries
+
+
+class Construction:
+    """A store or folder being made: exclusive, resumable, and wiped only when it must be.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the artifact. It is created if it does not exist.
+    fingerprint : dict
+        What the artifact is made from, as `fingerprint` returns it.
+    marker : str
+        File whose presence means that the artifact is finished.
+
+    Attributes
+    ----------
+    committed : bool
+        The artifact with this fingerprint is finished: nothing is left to do.
+    resumed : bool
+        Work of an earlier process with the same fingerprint was found.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds files that were not made by this program.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "store"
+    >>> with Construction(path, {"code": "1"}) as work:
+    ...     work.ledger("level-0").record("0,0,0")
+    >>> with Construction(path, {"code": "1"}) as work:
+    ...     sorted(work.ledger("level-0").done)
+    ['0,0,0']
+    """
+
+    def __init__(
+        self, path: Path, fingerprint: Mapping[str, Any], marker: str = "zarr.json"
+    ) -> None:
+        self.path = Path(path)
+        self.fingerprint = json.loads(canonical_json(fingerprint))
+        self.marker = marker
+        self.committed = self.resumed = False
+        self._books = self.path / BOOKS
+        self._ledgers: list[BlockLedger] = []
+        self._lease = Lease(self._books / "lease.json")
+        self._start = 0.0
+
+    def __enter__(self) -> "Construction":
+        self.committed = self._is_finished()
+        if self.committed:
+            return self
+        self._refuse_foreign_folder()
+        self._books.mkdir(parents=True, exist_ok=True)
+        self._lease.acquire()
+        try:
+            self._prepare()
+        except BaseException:
+            self._lease.release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._start:
+            outcome = "done" if kind is None else f"{kind.__name__}: {error}"
+            self._note("end", seconds=round(time.time() - self._start, 3), outcome=outcome)
+        self._lease.release()
+
+    def ledger(self, name: str) -> BlockLedger:
+        """Open the ledger of one kind of work in this store."""
+        ledger = BlockLedger(self._books / "ledger", name, self._lease)
+        self._ledgers.append(ledger)
+        return ledger
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the attempts of this store, such as its device or its tile size."""
+        self._note("note", **facts)
+
+    def _is_finished(self) -> bool:
+        return (self.path / self.marker).is_file() and self._recorded() == self.fingerprint
+
+    def _recorded(self) -> dict[str, Any] | None:
+        try:
+            return json.loads((self._books / "fingerprint.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def _refuse_foreign_folder(self) -> None:
+        if self.path.is_dir() and not self._books.is_dir() and any(self.path.iterdir()):
+            raise FileExistsError(
+                f"{self.path} holds files that were not made by gigaseg: move them away, "
+                f"or choose another folder for the results"
+            )
+
+    def _prepare(self) -> None:
+        """Find out, with the lease in hand, whether to begin, resume, or begin again."""
+        self.committed = self._is_finished()  # another process may have finished it meanwhile
+        if self.committed:
+            return
+        recorded = self._recorded()
+        self.resumed = recorded == self.fingerprint
+        reason = "resumed" if self.resumed else "first"
+        if recorded is not None and not self.resumed:
+            reason = f"begun again: {_difference(recorded, self.fingerprint)}"
+            logger.warning("%s is %s", self.path, reason)
+        if not self.resumed:
+            self._wipe()
+            write_atomically(
+                self._books / "fingerprint.json", canonical_json(self.fingerprint, indent=1)
+            )
+        self._start = time.time()
+        self._note("start", reason=reason)
+
+    def _wipe(self) -> None:
+        """Delete everything but the lease and the history, the mark of being finished first."""
+        (self.path / self.marker).unlink(missing_ok=True)
+        (self._books / "fingerprint.json").unlink(missing_ok=True)
+        for item in (*self.path.iterdir(), self._books / "ledger"):
+            if item == self._books or not item.exists():
+                continue
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            else:
+                item.unlink()
+
+    def _note(self, event: str, **facts: Any) -> None:
+        blocks = sum(ledger.recorded for ledger in self._ledgers)
+        line = {
+            "attempt": self._lease.token,
+            "event": event,
+            "time": round(time.time(), 3),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "blocks": blocks,
+            "peak_memory_mb": _peak_memory_mb(),
+            **facts,
+        }
+        with (self._books / "attempts.jsonl").open("a") as file:
+            file.write(canonical_json(line) + "\n")
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say which parts of two fingerprints differ, and in which keys."""
+    parts = []
+    for part in sorted({*old, *new}):
+        before, after = old.get(part), new.get(part)
+        if before == after:
+            continue
+        keys: list[str] = []
+        if isinstance(before, dict) and isinstance(after, dict):
+            keys = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+        parts.append(f"{part} ({', '.join(keys)})" if keys else part)
+    return f"{', '.join(parts)} differ"
+
+
+def _peak_memory_mb() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 2**20 if sys.platform == "darwin" else peak // 2**10

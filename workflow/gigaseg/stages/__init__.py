@@ -1,0 +1,101 @@
+"""One module per stage, each with ``run``: paths and settings in, one manifest out."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+from ..ledger import read_manifest, write_manifest
+
+logger = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+def run_lot(
+    stage: str,
+    manifest: Path,
+    lot: str,
+    samples: Sequence[Row],
+    work: Callable[[Row], Mapping[str, Any]],
+    upstream: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Do one stage's work on every sample of a lot, then write the lot's manifest.
+
+    A sample whose data are at fault is recorded with its message, and the others are finished.
+
+    Parameters
+    ----------
+    stage, lot : str
+        Names that go into the manifest.
+    manifest : Path
+        Where the manifest is written, last.
+    samples : sequence of mapping
+        Rows of the sheet, with ``sample``, ``dataset`` and ``split``.
+    work : callable
+        ``work(row)`` makes one sample's artifact and returns facts about it, among them ``store``
+        and ``fingerprint``. Paths among the facts are written relative to the manifest's folder.
+        ValueError and FileNotFoundError are faults of the sample; anything else stops the lot.
+    upstream : mapping of sample name to entry, optional
+        What `read_entries` returned for the stage before: samples not done there are skipped.
+    """
+    entries = []
+    for row in samples:
+        before = None if upstream is None else upstream[row["sample"]]
+        entry = {key: row[key] for key in ("sample", "dataset", "split")}
+        entry |= _attempt(stage, row, work, before)
+        entries.append({k: _relative(v, manifest.parent) for k, v in entry.items()})
+    write_manifest(manifest, {"stage": stage, "lot": lot, "samples": entries})
+
+
+def read_entries(manifest: Path) -> dict[str, dict[str, Any]]:
+    """Read a lot's manifest as one entry per sample.
+
+    Returns
+    -------
+    dict of sample name to entry
+        ``stage`` is added to each entry, and its stores are paths one can open.
+    """
+    content = read_manifest(manifest)
+    return {
+        entry["sample"]: {
+            "stage": content["stage"],
+            **{k: _absolute(k, v, manifest.parent) for k, v in entry.items()},
+        }
+        for entry in content["samples"]
+    }
+
+
+def _attempt(
+    stage: str,
+    row: Row,
+    work: Callable[[Row], Mapping[str, Any]],
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    nothing = {"store": None, "fingerprint": None}
+    if before is not None and before["status"] != "done":
+        return {"status": "skipped", "message": _explain(before), **nothing}
+    try:
+        facts = work(row)
+    except (ValueError, FileNotFoundError) as error:
+        logger.error("%s of sample %s failed: %s", stage, row["sample"], error)
+        return {"status": "failed", "message": str(error), **nothing}
+    return {"status": "done", "message": None, **facts}
+
+
+def _explain(before: Mapping[str, Any]) -> str:
+    """Name the first stage that failed: a skipped entry already does."""
+    if before["status"] == "skipped":
+        return before["message"]
+    return f"{before['stage']} failed: {before['message']}"
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    return Path(relpath(value, folder)).as_posix() if isinstance(value, Path) else value
+
+
+def _absolute(key: str, value: Any, folder: Path) -> Any:
+    """Undo `_relative` for the keys that name stores."""
+    is_store = key == "store" or key.endswith("_store")
+    return folder / value if is_store and value is not None else value
