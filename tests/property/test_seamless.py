@@ -1,0 +1,211 @@
+"""Prediction by tiles equals one forward pass over the whole mirrored plane."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gigaseg.blockwise import map_blocks
+from gigaseg.geometry import UNetGeometry, Window
+from gigaseg.inference import SYMMETRIES, Predictor, predict_image
+from gigaseg.tiling import TileGrid
+from gigaseg.unet import Architecture, UNet
+
+PADDINGS = ("valid", "same")
+
+
+def network(depth, padding="valid", *, channels=1, classes=2, width=2, seed=0):
+    """A network with random weights and biases: zero biases would hide errors at the edges."""
+    torch.manual_seed(seed)
+    model = UNet(Architecture(channels, classes, depth, width, padding)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def picture(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def mirrored(image, window):
+    """Oracle: NumPy's own mirroring, at any distance from the edge."""
+    (top, left), (bottom, right) = window.start, window.stop
+    pads = [(-top, bottom - image.shape[1]), (-left, right - image.shape[2])]
+    for axis, (before, after) in enumerate(pads, start=1):
+        # A line of one sample has no mirror image in NumPy: it is constant.
+        mode = "reflect" if image.shape[axis] > 1 else "edge"
+        widths = [(0, 0)] * 3
+        widths[axis] = (before, after)
+        image = np.pad(image, widths, mode=mode)
+    return image
+
+
+def whole(model, image, symmetry=(0, False)):
+    """Oracle: the network on the whole mirrored plane, in one pass."""
+    geometry = model.architecture.geometry
+    data = torch.from_numpy(mirrored(image, geometry.whole(image.shape[1:])))[None]
+    turns, flipped = symmetry
+    data = data.transpose(-2, -1) if flipped else data
+    with torch.no_grad():
+        answer = model(data.rot90(turns, (-2, -1))).softmax(1)[0, 1:]
+    answer = answer.rot90(-turns, (-2, -1))
+    answer = answer.transpose(-2, -1) if flipped else answer
+    margin = geometry.context if geometry.padding == "same" else 0
+    y, x = image.shape[1:]
+    return answer[:, margin : margin + y, margin : margin + x].numpy()
+
+
+def tile_of(geometry, steps):
+    return geometry.input_size(steps * geometry.lattice)
+
+
+def largest_difference(a, b):
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max())
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
+def test_tiled_prediction_is_the_whole_prediction(depth, padding):
+    model = network(depth, padding, width=1 if depth > 3 else 2)
+    image = picture(1, 3 * 2**depth + 5, 2 * 2**depth + 1)
+    expected = whole(model, image)
+    for steps in (1, 2, 3):
+        grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, steps))
+        assert largest_difference(predict_image(Predictor(model, grid), image), expected) < 1e-5
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    depth=st.integers(1, 3),
+    padding=st.sampled_from(PADDINGS),
+    size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    steps=st.integers(1, 4),
+    channels=st.integers(1, 3),
+    classes=st.integers(2, 3),
+)
+def test_any_size_and_tile(depth, padding, size, steps, channels, classes):
+    model = network(depth, padding, channels=channels, classes=classes)
+    grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, steps))
+    image = picture(channels, *size)
+    result = predict_image(Predictor(model, grid), image)
+    assert largest_difference(result, whole(model, image)) < 1e-5
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 2), (2, 40), (13, 1)])
+def test_images_smaller_than_the_context(size, padding):
+    model = network(3, padding)
+    grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 2))
+    image = picture(1, *size)
+    result = predict_image(Predictor(model, grid), image)
+    assert largest_difference(result, whole(model, image)) < 1e-5
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+def test_each_symmetry_is_that_of_the_whole_plane(symmetry, padding):
+    model = network(2, padding)
+    grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 3))
+    predictor = Predictor(model, grid)
+    predictor.symmetries = (symmetry,)
+    image = picture(1, 23, 30)
+    result = predict_image(predictor, image)
+    assert largest_difference(result, whole(model, image, symmetry)) < 1e-5
+
+
+def test_eight_symmetries_are_averaged():
+    model = network(2)
+    grid = TileGrid(model.architecture.geometry, 44 + 12)
+    image = picture(1, 21, 33)
+    expected = np.mean([whole(model, image, symmetry) for symmetry in SYMMETRIES], axis=0)
+    result = predict_image(Predictor(model, grid, symmetries=8), image)
+    assert len(set(SYMMETRIES)) == 8
+    assert largest_difference(result, expected) < 1e-5
+
+
+class FullOutput(TileGrid):
+    """The textbook's grid: it steps by the network's whole output, off the pooling lattice."""
+
+    @property
+    def step(self):
+        return self.geometry.output_size(self.tile)
+
+
+@pytest.mark.parametrize("depth", [3, 4])
+def test_stepping_by_the_full_output_is_wrong(depth):
+    model = network(depth)
+    geometry = UNetGeometry(depth)
+    tile = tile_of(geometry, 2)
+    assert geometry.output_size(tile) % geometry.lattice == 4
+    image = picture(1, 3 * tile // 2, tile)
+    expected = whole(model, image)
+    wrong = predict_image(Predictor(model, FullOutput(geometry, tile)), image)
+    right = predict_image(Predictor(model, TileGrid(geometry, tile)), image)
+    assert largest_difference(wrong, expected) > 1e-3
+    assert largest_difference(right, expected) < 1e-5
+
+
+def in_blocks(model, volume, block, *, workers, batch=1):
+    """Predict a volume (c, z, y, x) as the predict stage does."""
+    grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 2))
+    predictor = Predictor(model, grid, batch=batch)
+
+    def predict(data, _inner):
+        planes = [predictor.quantised(data[:, z]) for z in range(data.shape[1])]
+        return np.stack(planes, axis=1)
+
+    target = np.zeros((model.architecture.classes - 1, *volume.shape[1:]), np.uint8)
+    map_blocks(
+        predict,
+        [volume],
+        [target],
+        block=block,
+        halo=(0, grid.halo, grid.halo),
+        align=(1, grid.step, grid.step),
+        workers=workers,
+    )
+    return target
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    padding=st.sampled_from(PADDINGS),
+    size=st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70)),
+    block=st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4)),
+    workers=st.sampled_from([1, 4]),
+    batch=st.sampled_from([1, 2, 3]),
+)
+def test_blocks_and_workers_never_change_a_value(padding, size, block, workers, batch):
+    model = network(2, padding, classes=3)
+    volume = picture(1, *size)
+    step = 2 * model.architecture.geometry.lattice
+    block = (block[0], block[1] * step, block[2] * step)
+    reference = in_blocks(model, volume, (1, 128, 128), workers=1, batch=batch)
+    result = in_blocks(model, volume, block, workers=workers, batch=batch)
+    np.testing.assert_array_equal(result, reference)
+
+
+def test_planes_are_predicted_independently():
+    model = network(2)
+    volume = picture(1, 3, 20, 20)
+    together = in_blocks(model, volume, (3, 64, 64), workers=1)
+    for z in range(3):
+        alone = in_blocks(model, volume[:, z : z + 1], (1, 64, 64), workers=1)
+        np.testing.assert_array_equal(together[:, z : z + 1], alone)
+
+
+def test_uint8_is_the_rounded_probability():
+    model = network(2)
+    grid = TileGrid(model.architecture.geometry, 44 + 4)
+    predictor = Predictor(model, grid)
+    data = picture(1, *(2 * grid.halo + 2 * grid.step,) * 2)
+    expected = np.rint(255 * predictor.probabilities(data)).astype(np.uint8)
+    np.testing.assert_array_equal(predictor.quantised(data), expected)
+
+
+def test_the_oracle_reads_what_the_window_says():
+    window = Window((-3, -2), (8, 6))
+    assert mirrored(picture(1, 4, 5), window).shape == (1, *window.shape)
