@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from gigaseg.blockwise import map_blocks
 from gigaseg.geometry import UNetGeometry, Window
 from gigaseg.inference import SYMMETRIES, Predictor, predict_image
 from gigaseg.tiling import TileGrid
 from gigaseg.unet import Architecture, UNet
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 PADDINGS = ("valid", "same")
 

@@ -27,6 +27,9 @@ Precision = Literal["float32", "bfloat16"]
 SYMMETRIES = tuple((turns, flipped) for flipped in (False, True) for turns in range(4))
 
 
+_GPU = threading.Lock()  # a GPU works for one thread at a time, and cuDNN's flags are global
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Where and in which precision a network runs.
@@ -189,8 +192,6 @@ class Predictor:
         # Channels-last convolutions are faster on both kinds of device.
         self.network = network.eval().to(torch.device(runtime.device))
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # A GPU works for one thread at a time, and cuDNN's flags are global.
-        self._gate = threading.Lock()
 
     def probabilities(self, data: np.ndarray) -> np.ndarray:
         """Predict a block of whole steps.
@@ -249,7 +250,7 @@ class Predictor:
             with _one_thread():
                 yield
         else:
-            with self._gate, _exact_convolutions():
+            with _GPU, _exact_convolutions():
                 yield
 
     def _view(self, images: Tensor, symmetry: tuple[int, bool]) -> Tensor:

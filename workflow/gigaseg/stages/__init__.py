@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ def run_lot(
     samples: Sequence[Row],
     work: Callable[[Row], Mapping[str, Any]],
     upstream: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    workers: int = 1,
 ) -> None:
     """Do one stage's work on every sample of a lot, then write the lot's manifest.
 
@@ -39,13 +42,18 @@ def run_lot(
         ValueError and FileNotFoundError are faults of the sample; anything else stops the lot.
     upstream : mapping of sample name to entry, optional
         What `read_entries` returned for the stage before: samples not done there are skipped.
+    workers : int
+        Samples worked on at once, in threads.
     """
-    entries = []
-    for row in samples:
+
+    def enter(row: Row) -> dict[str, Any]:
         before = None if upstream is None else upstream[row["sample"]]
         entry = {key: row[key] for key in ("sample", "dataset", "split")}
         entry |= _attempt(stage, row, work, before)
-        entries.append({k: _relative(v, manifest.parent) for k, v in entry.items()})
+        return {key: _relative(value, manifest.parent) for key, value in entry.items()}
+
+    with ThreadPoolExecutor(workers) as pool:
+        entries = list(pool.map(enter, samples)) if workers > 1 else [*map(enter, samples)]
     write_manifest(manifest, {"stage": stage, "lot": lot, "samples": entries})
 
 
@@ -65,6 +73,18 @@ def read_entries(manifest: Path) -> dict[str, dict[str, Any]]:
         }
         for entry in content["samples"]
     }
+
+
+def share_threads(threads: int, samples: int) -> tuple[int, int]:
+    """Divide a job's threads: samples at once, and threads for the blocks of each.
+
+    Examples
+    --------
+    >>> share_threads(8, 50), share_threads(8, 3), share_threads(8, 1)
+    ((8, 1), (3, 2), (1, 8))
+    """
+    at_once = max(1, min(threads, samples))
+    return at_once, threads // at_once
 
 
 def _attempt(

@@ -1,0 +1,248 @@
+"""Predict: images and a trained network in, volumes of probabilities out."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..blockwise import map_blocks
+from ..geometry import Window
+from ..inference import Predictor, Runtime, choose_runtime, load_model, normalise
+from ..intensity import intensity_window
+from ..ledger import Construction, digest, fingerprint, read_manifest
+from ..tiling import TileGrid, check_tile, choose_tile
+from ..unet import UNet
+from ..volumes import Volume, commit_image, create_array, open_volume, write_pyramid
+from . import Row, read_entries, run_lot, share_threads
+
+logger = logging.getLogger(__name__)
+
+# Channels of the stored probabilities, by the target the network was trained for.
+CHANNELS = {"foreground": ["foreground"], "interior_boundary": ["interior", "boundary"]}
+LIBRARIES = ("torch", "numpy", "zarr")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with what prediction must know about it."""
+
+    network: UNet
+    metadata: Mapping[str, Any]
+    identity: Mapping[str, str]
+    runtime: Runtime
+
+
+def run(
+    *,
+    manifest: Path,
+    convert: Path,
+    train: Path,
+    settings: Mapping[str, Any],
+    code: str,
+    threads: int,
+) -> None:
+    """Predict the samples of a lot with one trained network.
+
+    Parameters
+    ----------
+    manifest : Path
+        Written last. The stores lie beside it, as ``<dataset>/<sample>.ome.zarr``: uint8 of axes
+        c z y x, ``round(255 * p)`` for every class but the first.
+    convert, train : Path
+        Manifests of the lot's images and of the model.
+    settings : mapping
+        ``lot``, ``samples``, ``experiment``, ``fold``, ``prediction`` and ``storage``.
+    code : str
+        Digest of this stage's code.
+    threads : int
+        Threads; they never change a value.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be loaded or a GPU that is asked for is missing.
+    """
+    model = _load(train, settings["prediction"])
+    images = read_entries(convert)
+    at_once, workers = share_threads(threads, len(settings["samples"]))
+
+    def work(row: Row) -> dict[str, Any]:
+        store = manifest.parent / row["dataset"] / f"{row['sample']}.ome.zarr"
+        return predict_sample(
+            images[row["sample"]], store, model, settings=settings, code=code, workers=workers
+        )
+
+    run_lot(
+        "predict", manifest, settings["lot"], settings["samples"], work, images, workers=at_once
+    )
+
+
+def predict_sample(
+    image: Mapping[str, Any],
+    store: Path,
+    model: Model,
+    *,
+    settings: Mapping[str, Any],
+    code: str,
+    workers: int,
+) -> dict[str, Any]:
+    """Predict one volume.
+
+    Parameters
+    ----------
+    image : mapping
+        The image's entry in the manifest of convert.
+    store : Path
+        Where the probabilities go.
+    model : Model
+        The network and how it runs.
+    settings, code, workers
+        As for `run`; `workers` blocks are predicted at once.
+
+    Returns
+    -------
+    dict
+        Facts for the manifest.
+
+    Raises
+    ------
+    ValueError
+        If the image has another number of channels than the model, or no grid of tiles fits.
+    """
+    volume = open_volume(image["store"])
+    _check_channels(volume, model)
+    grid = _grid(volume, model, settings)
+    made_from = _fingerprint(image, model, grid, settings, code)
+    with Construction(store, made_from) as construction:
+        if not construction.committed:
+            construction.note(device=model.runtime.device, tile=grid.tile, workers=workers)
+            _fill(construction, volume, model, grid, settings, workers)
+    return {
+        "store": store,
+        "fingerprint": digest(made_from),
+        "shape": volume.shape,
+        "spacing": volume.spacing,
+        "channels": CHANNELS[model.metadata["target"]],
+        "tile": grid.tile,
+        "step": grid.step,
+        "precision": model.runtime.precision,
+    }
+
+
+def _load(train: Path, prediction: Mapping[str, Any]) -> Model:
+    """Load the model that a training manifest points to."""
+    trained = read_manifest(train)
+    description = train.parent / trained["model"]
+    network, metadata = load_model(description, prediction["checkpoint"])
+    weights = description.parent / metadata["weights"][prediction["checkpoint"]]
+    with weights.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    identity = {"model": trained["fingerprint"], "weights": content}
+    return Model(network, metadata, identity, choose_runtime(prediction))
+
+
+def _check_channels(volume: Volume, model: Model) -> None:
+    expected = model.network.architecture.in_channels
+    if volume.channels != expected:
+        raise ValueError(
+            f"the image has {volume.channels} channels, the model was trained on {expected}: "
+            f"choose the same channels for both (datasets: channels), or train an experiment on "
+            f"images like this one"
+        )
+
+
+def _grid(volume: Volume, model: Model, settings: Mapping[str, Any]) -> TileGrid:
+    """Take the configured tile if it fits this volume's blocks, or choose one."""
+    architecture, prediction = model.network.architecture, settings["prediction"]
+    plane, block = volume.shape[1:], (settings["storage"]["shard"],) * 2
+    tile = prediction["tile"]
+    if tile == "auto":
+        width, memory = architecture.width, prediction["memory_gb"] / prediction["batch"]
+        tile = choose_tile(architecture.geometry, plane, block, width=width, memory_gb=memory)
+    else:
+        check_tile(architecture.geometry, tile, plane, block)
+    return TileGrid(architecture.geometry, tile)
+
+
+def _fingerprint(
+    image: Mapping[str, Any],
+    model: Model,
+    grid: TileGrid,
+    settings: Mapping[str, Any],
+    code: str,
+) -> dict[str, Any]:
+    """Collect what decides the stored values; the device and the number of threads do not."""
+    chosen = {key: settings["prediction"][key] for key in ("batch", "symmetries", "checkpoint")}
+    chosen |= {"tile": grid.tile, "precision": model.runtime.precision}
+    return fingerprint(
+        code=code,
+        settings={"prediction": chosen, "storage": settings["storage"]},
+        inputs={"image": image["fingerprint"], **model.identity},
+        libraries=LIBRARIES,
+    )
+
+
+def _fill(
+    construction: Construction,
+    volume: Volume,
+    model: Model,
+    grid: TileGrid,
+    settings: Mapping[str, Any],
+    workers: int,
+) -> None:
+    """Write the probabilities block by block, then the pyramid, then the commit."""
+    store, storage = construction.path, settings["storage"]
+    names = CHANNELS[model.metadata["target"]]
+    target = create_array(store, "0", (len(names), *volume.shape), np.uint8, storage=storage)
+    map_blocks(
+        _block_function(volume, model, grid, settings["prediction"]),
+        [volume.array],
+        [target],
+        block=target.shards[-3:],
+        halo=(0, grid.halo, grid.halo),
+        align=(1, grid.step, grid.step),
+        located=True,
+        ledger=construction.ledger("0"),
+        workers=workers,
+    )
+    commit_image(
+        store,
+        spacing=volume.spacing,
+        levels=write_pyramid(store, storage=storage, workers=workers),
+        channel_names=names,
+        attributes={
+            **construction.fingerprint,
+            "fingerprint": digest(construction.fingerprint),
+            "target": model.metadata["target"],
+            "experiment": settings["experiment"],
+            "fold": settings["fold"],
+        },
+    )
+
+
+def _block_function(
+    volume: Volume, model: Model, grid: TileGrid, prediction: Mapping[str, Any]
+) -> Any:
+    """Return the function of one block: normalise each plane, predict it."""
+    predictor = Predictor(
+        model.network,
+        grid,
+        model.runtime,
+        batch=prediction["batch"],
+        symmetries=prediction["symmetries"],
+    )
+    statistics, intensity = volume.attributes["statistics"], model.metadata["intensity"]
+
+    def predict(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+        del inner  # the whole halo is the network's
+        planes = []
+        for index, z in enumerate(range(window.start[0], window.stop[0])):
+            constants = intensity_window(statistics, intensity, z)
+            planes.append(predictor.quantised(normalise(data[:, index], *constants)))
+        return np.stack(planes, axis=1)
+
+    return predict
