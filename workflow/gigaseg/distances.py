@@ -2,9 +2,9 @@
 
 Both are separable: what is known along the axes done so far is a height per voxel, and the next
 axis takes the lower envelope of parabolas with these heights (Felzenszwalb & Huttenlocher 2012,
-"Distance Transforms of Sampled Functions", doi 10.4086/toc.2012.v008a019). All arithmetic is in int64, so results are equal bit for
-bit wherever the work is cut; anisotropic spacing enters as small integers. Time is linear in the
-number of voxels, whatever the number of labels.
+"Distance Transforms of Sampled Functions", doi 10.4086/toc.2012.v008a019). All arithmetic is in
+int64, so results are equal bit for bit wherever the work is cut; anisotropic spacing enters as
+small integers. Time is linear in the number of voxels, whatever the number of labels.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,9 +2,9 @@
 
 The paper's weight map is ``w(x) = w_c(x) + w0 * exp(-(d1(x) + d2(x))**2 / (2 * sigma**2))``. The
 class balance ``w_c`` depends on the samples a fold trains on and is added by training, from
-`class_balance`; the separation term depends on the labels alone and is computed here, exactly, from
-the distances to the two nearest instances. Beyond a cut-off it is exactly 0, which makes it local: a block computed
-with `halo` equals that block of the whole, bit for bit.
+`class_balance`. The separation term depends on the labels alone and is computed here, exactly, from
+the distances to the two nearest instances. Beyond a cut-off it is exactly 0, which makes it local:
+a block computed with `halo` equals that block of the whole, bit for bit.
 """
 
 from collections.abc import Sequence
