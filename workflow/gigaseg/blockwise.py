@@ -11,6 +11,7 @@ import dask
 import numpy as np
 
 from .geometry import Window, blocks, read_mirrored
+from .ledger import clear_block
 
 Edge = Literal["mirror", "clip"]
 
@@ -134,6 +135,7 @@ class _Task:
         results = self._compute(window)
         checksum = 0
         for target, result in zip(self.targets, results, strict=True):
+            clear_block(target, window.slices)
             target[(..., *window.slices)] = result
             checksum = _checksum(result, checksum)
         if self.ledger is not None:

@@ -1,10 +1,7 @@
-"""What is done, by whom, and from what: fingerprints, manifests, block ledgers, attempts."""
+"""What is done, by whom, and from what: manifests, block ledgers, stores under construction."""
 
-import glob
-import hashlib
 import json
 import logging
-import numbers
 import os
 import resource
 import shutil
@@ -13,66 +10,31 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping
+from functools import singledispatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .fingerprints import canonical_json, digest, file_identity, fingerprint
 from .lease import Lease
+
+__all__ = [
+    "BlockLedger",
+    "Construction",
+    "canonical_json",
+    "clear_block",
+    "digest",
+    "file_identity",
+    "fingerprint",
+    "read_manifest",
+    "write_atomically",
+    "write_manifest",
+]
 
 logger = logging.getLogger(__name__)
 
-SMALL_FILE = 1_000_000  # bytes; Snakemake, too, compares files up to 1 MB by content
 BOOKS = ".gigaseg"  # folder of a store that holds its bookkeeping
-
-
-def canonical_json(value: Any, indent: int | None = None) -> str:
-    """Write a value as the one JSON text that all equal values share.
-
-    Keys are sorted, whole floats become integers, tuples become lists, paths become strings.
-
-    Raises
-    ------
-    ValueError
-        For NaN and infinities, which JSON does not know.
-
-    Examples
-    --------
-    >>> canonical_json({"b": 3.0, "a": (1, 2.5)})
-    '{"a":[1,2.5],"b":3}'
-    """
-    separators = (",", ":") if indent is None else (",", ": ")
-    return json.dumps(
-        _plain(value),
-        sort_keys=True,
-        separators=separators,
-        indent=indent,
-        ensure_ascii=False,
-        allow_nan=False,
-    )
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        return int(number) if number.is_integer() else number
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r}")
-
-
-def digest(value: Any) -> str:
-    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -111,69 +73,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def fingerprint(
-    *, code: str, settings: Any, inputs: Mapping[str, Any], libraries: tuple[str, ...]
-) -> dict[str, Any]:
-    """Collect everything that decides the content of an artifact.
+@singledispatch
+def clear_block(target: Any, block: tuple[slice, ...]) -> None:
+    """Remove the files of a block that is about to be written.
+
+    A process killed while it wrote a shard leaves a torn one, and a shard that the volume's edge
+    cuts is written by reading it first. Arrays in memory have nothing to remove; each kind of
+    stored array registers its own way.
 
     Parameters
     ----------
-    code : str
-        Digest of the stage's source.
-    settings : JSON value
-        The settings that matter for this artifact.
-    inputs : mapping
-        Identity of each input: `file_identity` of a raw file, fingerprint of a store.
-    libraries : tuple of str
-        Distributions whose version may change values.
-
-    Returns
-    -------
-    dict with the keys code, settings, inputs, libraries
-        Its `digest` is what manifests and stores carry.
+    target : array-like
+        The array to be written.
+    block : tuple of slice
+        The block's place along the last axes of `target`: whole shards.
     """
-    versions = {name: version(name) for name in libraries}
-    whole = {"code": code, "settings": settings, "inputs": inputs, "libraries": versions}
-    return json.loads(canonical_json(whole))
-
-
-def file_identity(path: Path) -> dict[str, Any]:
-    """Identify a raw file, a folder, or a series given by a pattern such as ``stack_*.png``.
-
-    Parameters
-    ----------
-    path : Path
-        Files up to 1 MB are identified by content, larger ones by size and modification time.
-
-    Returns
-    -------
-    dict
-        ``name``, ``size`` and ``sha256`` or ``mtime_ns``; for several files their number, total
-        size and a digest over all identities.
-    """
-    path = Path(path)
-    if path.is_file():
-        return _one_file(path)
-    files = _members(path)
-    if not files:
-        raise FileNotFoundError(f"{path}: no such file, folder or series")
-    base = path if path.is_dir() else path.parent
-    members = [{**_one_file(file), "name": file.relative_to(base).as_posix()} for file in files]
-    size = sum(member["size"] for member in members)
-    return {"name": path.name, "files": len(files), "size": size, "digest": digest(members)}
-
-
-def _members(path: Path) -> list[Path]:
-    found = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path)))
-    return sorted(file for file in found if file.is_file())
-
-
-def _one_file(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    identity: dict[str, Any] = {"name": path.name, "size": status.st_size}
-    if status.st_size <= SMALL_FILE:
-        return {**identity, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return {**identity, "mtime_ns": status.st_mtime_ns}
 
 
 class BlockLedger:
@@ -222,7 +136,7 @@ class BlockLedger:
             self.recorded += 1
 
 
-def _read_entries(files: Any) -> dict[str, str | None]:
+def _read_entries(files: Iterable[Path]) -> dict[str, str | None]:
     entries: dict[str, str | None] = {}
     for file in sorted(files):
         for line in file.read_text().splitlines():

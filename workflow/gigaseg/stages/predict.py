@@ -202,7 +202,7 @@ def _fill(
         _block_function(volume, model, grid, settings["prediction"]),
         [volume.array],
         [target],
-        block=target.shards[-3:],
+        block=(1, storage["shard"], storage["shard"]),
         halo=(0, grid.halo, grid.halo),
         align=(1, grid.step, grid.step),
         located=True,
