@@ -1,0 +1,382 @@
+"""Training of a U-Net: the paper's weighted loss in a Lightning module.
+
+Lightning brings devices, precision, the loop and the progress bar. It writes nothing: checkpoints
+are safetensors (its own are pickles) and the table of scores is ours (its logger deletes the table
+of an interrupted run).
+"""
+
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .classes import IGNORED
+from .curves import Scores, learning_rate_factor
+from .patches import Batch, TrainingBatches, ValidationBatches
+from .unet import UNet
+
+logger = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+
+BATCH_NORM_TILES = 32
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the paper's loss, per labelled pixel.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (batch, classes, y, x)
+        What the network returned.
+    labels : Tensor of int64, shape (batch, y, x)
+        True class l(x), or 255 where it is unknown.
+    weights : Tensor of float32, shape (batch, y, x)
+        w(x).
+
+    Returns
+    -------
+    Tensor, scalar
+        ``-1/n sum w(x) log p_l(x)(x)`` over the n labelled pixels: the energy of Ronneberger et al.
+        (2015), eq. 1, with the sign that makes it a loss, divided by the number of pixels. (Divided
+        by the sum of weights, a rare class would count less in tiles where it is frequent.)
+        Without labelled pixels: 0.
+
+    Examples
+    --------
+    >>> loss = weighted_cross_entropy(torch.zeros(1, 2, 1, 2), torch.tensor([[[1, 255]]]),
+    ...                               torch.tensor([[[3.0, 0.0]]]))
+    >>> round(float(loss), 4)  # 3 log 2
+    2.0794
+    """
+    entropy = functional.cross_entropy(
+        logits.float(), labels, reduction="none", ignore_index=IGNORED
+    )
+    labelled = (labels != IGNORED).sum().clamp(min=1)
+    return (weights * entropy).sum() / labelled
+
+
+class Segmentation(lightning.LightningModule):
+    """A U-Net with its loss, optimiser and schedule.
+
+    Parameters
+    ----------
+    network : UNet
+        Trained in place.
+    settings : mapping
+        Section ``training``.
+    """
+
+    def __init__(self, network: UNet, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        self.scores = Scores.empty(network.architecture.classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits of the output window: with ``same`` padding, the context is cut off."""
+        logits = self.network(image)
+        if self.network.architecture.padding == "same":
+            context = self.network.architecture.geometry.context
+            logits = logits[..., context:-context, context:-context]
+        return logits
+
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
+        """Return the loss of a batch.
+
+        Raises
+        ------
+        FloatingPointError
+            If it is not finite; with the step, the learning rate and the tiles.
+        """
+        loss = weighted_cross_entropy(self(batch["image"]), batch["labels"], batch["weights"])
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {self.global_step} with learning rate "
+                f"{self.learning_rate:.3g} on tiles {'; '.join(batch['origin'])}: lower "
+                f"learning_rate, lengthen warmup_steps or set gradient_clip"
+            )
+        return loss
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Add a batch to the scores."""
+        logits = self(batch["image"])
+        loss = weighted_cross_entropy(logits, batch["labels"], batch["weights"])
+        self.scores.add(confusion_matrix(logits, batch["labels"]).cpu().numpy(), float(loss))
+
+    def on_validation_start(self) -> None:
+        """Begin to add up anew."""
+        self.scores = Scores.empty(self.network.architecture.classes)
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the step under way."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> Any:
+        """Return SGD with momentum, as in the paper, or Adam, and the schedule."""
+        chosen = self.settings
+        common = {"lr": chosen["learning_rate"], "weight_decay": chosen["weight_decay"]}
+        optimizer: torch.optim.Optimizer
+        if chosen["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(self.parameters(), momentum=chosen["momentum"], **common)
+        else:
+            optimizer = torch.optim.Adam(self.parameters(), **common)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: learning_rate_factor(
+                step,
+                steps=chosen["steps"],
+                warmup=chosen["warmup_steps"],
+                schedule=chosen["schedule"],
+            ),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass
+class Checkpoint:
+    """Weights of a network after a step, and their scores."""
+
+    step: int
+    state: State
+    scores: dict[str, float]
+
+    def is_better_than(self, other: "Checkpoint | None") -> bool:
+        """Compare validation losses: they see the gaps between objects, which Dice hardly does."""
+        return other is None or not other.scores["loss"] <= self.scores["loss"]
+
+    def to_bytes(self) -> bytes:
+        """Return the weights as a safetensors file."""
+        return save(self.state)
+
+
+@dataclass(eq=False)
+class Recorder(lightning.Callback):
+    """Reports one row of scores per validation and keeps the best weights.
+
+    Parameters
+    ----------
+    write : callable
+        Takes a row, see `curves.COLUMNS`.
+    every : int
+        Steps between rows when there are no validation samples.
+    """
+
+    write: Callable[[Mapping[str, float]], None]
+    every: int
+    best: Checkpoint | None = None
+    _losses: list[Tensor] = field(default_factory=list)
+    _rate: float = math.nan
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there were steps since the last row."""
+        return bool(self._losses)
+
+    def on_train_batch_start(self, _trainer: Any, module: Any, *_: Any) -> None:
+        """Note the learning rate before the schedule moves on."""
+        self._rate = module.learning_rate
+
+    def on_train_batch_end(self, trainer: Any, _module: Any, outputs: Any, *_: Any) -> None:
+        """Collect losses; without validation, report them."""
+        self._losses.append(outputs["loss"].detach())
+        if not trainer.enable_validation and trainer.global_step % self.every == 0:
+            self.report(trainer.global_step, {})
+
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
+        """Report the scores and keep the weights if they are the best so far."""
+        if trainer.state.fn != "fit":
+            return
+        candidate = Checkpoint(trainer.global_step, {}, module.scores.summary())
+        if candidate.is_better_than(self.best):
+            candidate.state = copy_state(module.network)
+            self.best = candidate
+        self.report(candidate.step, candidate.scores)
+
+    def report(self, step: int, scores: Mapping[str, float]) -> None:
+        """Write a row with the mean training loss since the last one."""
+        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        self._losses.clear()
+        row = {"step": step, "train_loss": loss}
+        row |= {f"validation_{key}": value for key, value in scores.items()}
+        self.write(row | {"learning_rate": self._rate})
+
+
+def fit(
+    network: UNet,
+    settings: Mapping[str, Any],
+    batches: TrainingBatches,
+    validation: ValidationBatches | None,
+    write: Callable[[Mapping[str, float]], None],
+) -> tuple[Checkpoint, Checkpoint]:
+    """Train a network.
+
+    Parameters
+    ----------
+    network : UNet
+        Trained in place.
+    settings : mapping
+        Section ``training``; device and precision settled by `choose_device` and
+        `choose_precision`.
+    batches : TrainingBatches
+        One per step.
+    validation : ValidationBatches or None
+        Without them the best weights are the last.
+    write : callable
+        Takes the rows of the learning curve, see `curves.COLUMNS`.
+
+    Returns
+    -------
+    best, last : Checkpoint
+        With batch-norm statistics re-estimated over training tiles; scores are of these.
+
+    Notes
+    -----
+    Bits are reproducible on one kind of CPU with the same number of threads.
+    """
+    torch.manual_seed(settings["seed"])
+    recorder = Recorder(write, settings["validate_every"])
+    trainer = make_trainer(settings, recorder, validate=validation is not None)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = Segmentation(network, settings)
+    with quiet_lightning():
+        trainer.fit(module, batches, validation)
+    last = Checkpoint(trainer.global_step, copy_state(network), {"loss": math.nan})
+    best = recorder.best or last
+    for checkpoint in (best,) if best is last else (best, last):
+        network.load_state_dict(checkpoint.state)
+        re_estimate_batch_norm(network, batches.plain(BATCH_NORM_TILES))
+        checkpoint.state = copy_state(network)
+        if validation is not None:
+            with quiet_lightning():
+                trainer.validate(module, validation, verbose=False)
+            checkpoint.scores = module.scores.summary()
+    if recorder.has_news:
+        recorder.report(last.step, last.scores if validation else {})
+    return (last if last.is_better_than(best) else best), last
+
+
+def make_trainer(
+    settings: Mapping[str, Any], recorder: Recorder, *, validate: bool
+) -> lightning.Trainer:
+    """Return a Lightning trainer that writes no files and leaves SLURM alone."""
+    # Below a warning it says what hardware it found, why it stopped, and what its makers sell.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return lightning.Trainer(
+        accelerator=settings["device"],
+        devices=1,
+        precision="bf16-mixed" if settings["precision"] == "bfloat16" else "32-true",
+        max_steps=settings["steps"],
+        gradient_clip_val=settings["gradient_clip"] or None,
+        val_check_interval=min(settings["validate_every"], settings["steps"]),
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if validate else 0,
+        num_sanity_val_steps=0,
+        callbacks=[recorder],
+        # Its requeueing of SLURM jobs would fight with Snakemake's retries.
+        plugins=[LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+    )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Hide what Lightning warns about itself; all other warnings stay."""
+    with warnings.catch_warnings():
+        # It asks torch for the class of a tree's leaves, which newer versions call deprecated.
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        yield
+
+
+def re_estimate_batch_norm(network: UNet, batches: Iterable[Batch]) -> None:
+    """Replace running statistics of batch normalisation by means over tiles.
+
+    During training they trail behind the weights and see one deformed tile at a time.
+
+    Parameters
+    ----------
+    network : UNet
+        Changed in place; nothing happens if it has no batch normalisation.
+    batches : iterable
+        Training tiles as prediction will read them: not deformed.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+    if not layers:
+        return
+    network.eval()
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over all batches
+        layer.train()
+    with torch.no_grad():
+        for batch in batches:
+            network(batch["image"])
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.eval()
+
+
+def choose_device(device: str) -> str:
+    """Settle ``auto``: cuda where there is a GPU, else cpu.
+
+    Raises
+    ------
+    ValueError
+        If a GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ValueError(
+            "training.device is cuda, but PyTorch sees no GPU here: set it to auto or cpu, or run "
+            "on a machine with a GPU and a CUDA build of PyTorch"
+        )
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def choose_precision(precision: str, device: str) -> str:
+    """Settle ``auto``: bfloat16 where the hardware multiplies it, else float32."""
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Not yet public for every supported version of PyTorch.
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
+    """Count labelled pixels by true class (rows) and likeliest class (columns).
+
+    Examples
+    --------
+    >>> confusion_matrix(torch.eye(2)[None, :, None], torch.tensor([[[0, 255]]])).tolist()
+    [[1, 0], [0, 0]]
+    """
+    classes, seen = logits.shape[1], labels != IGNORED
+    pairs = labels[seen] * classes + logits.argmax(dim=1)[seen]
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def copy_state(network: nn.Module) -> State:
+    """Return a copy of all weights, on the CPU and in the usual memory layout."""
+    return {
+        name: value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
