@@ -88,6 +88,11 @@ class RandCounts:
         return _ratio(2 * self.joint, self.truth + self.segments)
 
     @property
+    def error(self) -> float:
+        """Rand error, 1 - F."""
+        return 1.0 - self.f
+
+    @property
     def index(self) -> float:
         """Rand index: share of pairs on which truth and segmentation agree."""
         return _ratio(self.pairs - self.truth - self.segments + 2 * self.joint, self.pairs)
@@ -125,19 +130,19 @@ def rand_counts(
     )
 
 
-def adapted_rand_error(table: Contingency) -> float:
-    """Return 1 - Rand F with background as one segment and n² - n pairs, as scikit-image does.
+def adapted_rand_counts(table: Contingency) -> RandCounts:
+    """Count pairs as scikit-image does: background is one segment, and no voxel pairs with itself.
 
-    The ISBI challenge's Rand error is ``1 - rand_counts(table).f`` instead. NaN if no two voxels
-    share a truth label or a segment.
+    Its ``adapted_rand_error`` is the `error` of these counts; the ISBI challenge's Rand error is
+    that of `rand_counts`. NaN if no two voxels share a truth label or a segment.
 
     Examples
     --------
     >>> from gigaseg.labels import contingency
-    >>> adapted_rand_error(contingency(np.array([1, 1, 1]), np.array([4, 4, 4])))
-    0.0
+    >>> adapted_rand_counts(contingency(np.array([1, 1, 1]), np.array([4, 4, 0]))).error
+    0.5
     """
-    return 1.0 - rand_counts(table, background="object", self_pairs=False).f
+    return rand_counts(table, background="object", self_pairs=False)
 
 
 @dataclass(frozen=True)
