@@ -1,0 +1,50 @@
+import os
+import sys
+from copy import deepcopy
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# What the command line brings: an overlay's data sets and experiments replace the default ones.
+given = deepcopy(config)
+
+
+configfile: "config/config.yaml"
+
+
+# The library is found without installation, here and in every job.
+library = f"{workflow.basedir}/workflow"
+sys.path.insert(0, library)
+inherited = os.environ.get("PYTHONPATH")
+os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [library, inherited])))
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/raw.smk"
+include: "workflow/rules/convert.smk"
+include: "workflow/rules/weigh.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/predict.smk"
+include: "workflow/rules/split.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"{plan.results}/verdict.json",
+
+
+onstart:
+    lock.hold(plan.results)
+
+
+onsuccess:
+    print(f"The report is {plan.results}/report/report.html")
+
+
+onerror:
+    print(f"Something failed: {plan.results}/logs has a log for each job.")
+    print("What is finished stays; the same command goes on from there.")

@@ -1,0 +1,245 @@
+"""What is to be done: which job reads and writes which files, and what it is told."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from . import samples
+from .ledger import canonical_json
+from .samples import Fold, Sample
+from .settings import SettingsError, resolve
+
+LOT_STAGES = ("convert", "weigh")  # once per lot
+MODEL_STAGES = ("predict", "split", "evaluate")  # once per lot and model
+
+# Sections of the settings that decide the result of a stage. A job is told these and no others, so
+# that an edit elsewhere leaves it alone. Those in `settings.PER_EXPERIMENT`, and the target, are
+# the experiment's own.
+SECTIONS = {
+    "convert": ("storage",),
+    "weigh": ("storage", "weights"),
+    "train": ("target", "network", "training", "intensity"),
+    "predict": ("prediction", "storage"),
+    "split": ("instances", "storage", "target"),
+    "evaluate": ("evaluation", "target"),
+}
+
+ROW = ("labels", "objects", "channels", "spacing")  # what a data set says of each of its samples
+
+
+def load(config: Mapping[str, Any], given: Mapping[str, Any]) -> "Plan":
+    """Read the settings and the sheet they name, and check them.
+
+    Parameters
+    ----------
+    config, given : mapping
+        As for `gigaseg.settings.resolve`.
+
+    Raises
+    ------
+    SettingsError
+        With everything that is wrong.
+    """
+    settings, problems = resolve(config, given)
+    rows: list[Sample] = []
+    if settings["samples"]:
+        rows, found = samples.read_sheet(Path(settings["samples"]))
+        problems += found or samples.check(rows, settings, settings["samples"])
+    if problems:
+        raise SettingsError(problems)
+    return Plan(settings, rows)
+
+
+class Plan:
+    """The jobs of a run.
+
+    Parameters
+    ----------
+    settings : mapping
+        Complete settings, as `gigaseg.settings.resolve` makes them.
+    rows : list of Sample
+        The sheet.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], rows: Iterable[Sample]) -> None:
+        self.settings = settings
+        self.rows = list(rows)
+        self.results = Path(settings["results"])
+        self.lots = samples.cut_into_lots(self.rows, settings["datasets"])
+
+    @cached_property
+    def folds(self) -> dict[str, tuple[Fold, ...]]:
+        """The folds of every experiment."""
+        return {
+            name: samples.cut_into_folds(samples.choose(self.rows, experiment), experiment["folds"])
+            for name, experiment in self.settings["experiments"].items()
+        }
+
+    @cached_property
+    def _lot_of(self) -> dict[Sample, str]:
+        return {row: lot for lot, rows in self.lots.items() for row in rows}
+
+    # ------------------------------------------------------------------------------------- files
+
+    def path(self, stage: str, lot: str = "{lot}", model: tuple[str, Any] | None = None) -> str:
+        """Return where a job leaves its manifest; by default a pattern of all of a stage.
+
+        Parameters
+        ----------
+        stage, lot : str
+        model : (experiment, fold), optional
+            For the stages that belong to a model; the default is a pattern.
+        """
+        experiment, fold = model or ("{experiment}", "{fold}")
+        if stage in LOT_STAGES:
+            return f"{self.results}/{stage}/{lot}.json"
+        if stage in MODEL_STAGES:
+            return f"{self.results}/{stage}/{experiment}/fold-{fold}/{lot}.json"
+        if stage == "train":
+            return f"{self.results}/train/{experiment}/fold-{fold}.json"
+        raise KeyError(stage)
+
+    def manifests(self, stage: str) -> list[str]:
+        """List the manifests of all jobs of a stage."""
+        if stage == "convert":
+            return [self.path(stage, lot) for lot in self.lots]
+        if stage == "weigh":
+            found = (path for name, fold in self._roles for path in self.weighed(name, fold))
+            return list(dict.fromkeys(found))
+        if stage == "train":
+            return [self.path(stage, model=model) for model in self._roles]
+        return [
+            self.path(stage, lot, model)
+            for model, roles in self._roles.items()
+            for lot in self._lots_of(row for row in roles if _concerns(stage, row))
+        ]
+
+    def weighed(self, experiment: str, fold: Any) -> list[str]:
+        """List the weigh manifests that a model's training reads."""
+        taught = self.folds[experiment][int(fold)].taught
+        return sorted(self.path("weigh", lot) for lot in self._lots_of(taught))
+
+    def raw(self, lot: str) -> list[str]:
+        """List the raw files of a lot, or the manifest that says they are fetched."""
+        dataset = self.lots[lot][0].dataset
+        if self.settings["datasets"][dataset]["registry"]:
+            return [f"{self.results}/fetch/{dataset}.json"]
+        cells = (cell for row in self.lots[lot] for cell in self._cells(row))
+        return list(dict.fromkeys(str(file) for cell in cells for file in samples.files(cell)))
+
+    @property
+    def phantoms(self) -> list[str]:
+        """Name the data sets that are drawn."""
+        return [name for name, facts in self.settings["datasets"].items() if facts["phantom"]]
+
+    def registry(self, dataset: str) -> str:
+        """Return the table that says where the files of a data set come from."""
+        return self.settings["datasets"][dataset]["registry"]
+
+    def threads(self, experiment: str) -> int:
+        """Return the threads of an experiment's training."""
+        return self.settings["experiments"][experiment]["training"]["threads"]
+
+    def outcomes(self) -> list[str]:
+        """List every manifest that says what became of samples."""
+        return [p for stage in (*LOT_STAGES, *MODEL_STAGES) for p in self.manifests(stage)]
+
+    def files(self, dataset: str) -> list[str]:
+        """List the image and label files that the sheet names for a data set, once each."""
+        rows = (row for row in self.rows if row.dataset == dataset)
+        return list(dict.fromkeys(str(cell) for row in rows for cell in self._cells(row)))
+
+    def _cells(self, row: Sample) -> list[Path]:
+        root = Path(self.settings["data_root"])
+        return [root / cell for cell in (row.image, row.label) if cell]
+
+    def _lots_of(self, rows: Iterable[Sample]) -> list[str]:
+        return list(dict.fromkeys(self._lot_of[row] for row in rows))
+
+    # ---------------------------------------------------------------------------------- settings
+
+    def job(self, stage: str, lot: str = "", model: tuple[str, Any] | None = None) -> str:
+        """Return everything a job is told, as canonical JSON.
+
+        Equal settings give equal texts whatever the order of keys or the spelling of numbers, so
+        Snakemake reruns a job exactly when something that it uses has changed.
+        """
+        experiment = self.settings["experiments"][model[0]] if model else {}
+        told = {key: experiment.get(key, self.settings.get(key)) for key in SECTIONS[stage]}
+        if model:
+            told |= {"experiment": model[0], "fold": int(model[1])}
+            told |= self._parts(*model) if stage == "train" else {}
+        if lot:
+            told |= {"lot": lot, "samples": self._told(stage, lot, model)}
+        return canonical_json(told)
+
+    def _parts(self, experiment: str, fold: Any) -> dict[str, list[str]]:
+        parts = self.folds[experiment][int(fold)]
+        return {
+            "train": [row.sample for row in parts.train],
+            "validation": [row.sample for row in parts.validation],
+        }
+
+    def phantom(self, dataset: str) -> str:
+        """Return the settings of the job that draws a data set."""
+        rows = [self._row(row) for row in self.rows if row.dataset == dataset]
+        drawn = self.settings["datasets"][dataset]["phantom"]
+        return canonical_json({"dataset": dataset, "phantom": drawn, "samples": rows})
+
+    def fetch(self, dataset: str) -> str:
+        """Return the settings of the job that downloads a data set."""
+        root = Path(self.settings["data_root"])
+        files = [Path(file).relative_to(root).as_posix() for file in self.files(dataset)]
+        told = {"dataset": dataset, "data_root": str(root), "files": files}
+        return canonical_json(told)
+
+    def tabulate(self) -> str:
+        """Return the settings of the job that joins all scores."""
+        return canonical_json({"evaluate": self.manifests("evaluate")})
+
+    def report(self) -> str:
+        """Return the settings of the report, which shows all settings of the run."""
+        return canonical_json(self.settings)
+
+    def verdict(self) -> str:
+        """Return the settings of the last job, which looks for failed samples."""
+        return canonical_json({"outcomes": self.outcomes()})
+
+    def _told(self, stage: str, lot: str, model: tuple[str, Any] | None) -> list[dict[str, Any]]:
+        roles = self._roles[model[0], int(model[1])] if model else {r: r for r in self.lots[lot]}
+        rows = (roles[row] for row in self.lots[lot] if row in roles)
+        return [self._row(row) for row in rows if _concerns(stage, row)]
+
+    @cached_property
+    def _roles(self) -> dict[tuple[str, int], dict[Sample, Sample]]:
+        """For every model, the samples it predicts, each with its split in that fold."""
+        return {
+            (name, k): {row: replace(row, split="validation") for row in fold.validation}
+            | {row: row for row in fold.test}
+            for name, folds in self.folds.items()
+            for k, fold in enumerate(folds)
+        }
+
+    def _row(self, row: Sample) -> dict[str, Any]:
+        dataset, root = self.settings["datasets"][row.dataset], Path(self.settings["data_root"])
+        return {
+            "sample": row.sample,
+            "dataset": row.dataset,
+            "split": row.split,
+            "image": str(root / row.image),
+            "label": str(root / row.label) if row.label else None,
+            **{key: dataset[key] for key in ROW},
+        }
+
+
+def _concerns(stage: str, row: Sample) -> bool:
+    """Say whether a stage has work with a sample."""
+    match stage:
+        case "weigh":
+            return row.split != "test"
+        case "evaluate":
+            return bool(row.label)
+        case _:
+            return True

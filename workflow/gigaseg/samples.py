@@ -1,0 +1,221 @@
+"""The sheet of samples: rows, lots, folds."""
+
+import csv
+import glob
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .settings import Problem, nearest, read_schema, validate
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row of the sheet; an empty `label` means that there is no truth."""
+
+    sample: str
+    dataset: str
+    split: str
+    image: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Who teaches one model, who validates it, and who is only predicted."""
+
+    train: tuple[Sample, ...]
+    validation: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+    @property
+    def taught(self) -> tuple[Sample, ...]:
+        """The samples that training reads."""
+        return self.train + self.validation
+
+    @property
+    def predicted(self) -> tuple[Sample, ...]:
+        """The samples that the model has not learned from."""
+        return self.validation + self.test
+
+
+def read_sheet(path: Path) -> tuple[list[Sample], list[Problem]]:
+    """Read the table of samples, texts separated by tabs, and list what is wrong with it.
+
+    Rows with a problem of form are left out of the samples.
+    """
+    where = (str(path),)
+    if not path.is_file():
+        return [], [Problem(where, "the sheet of samples does not exist")]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        return [], [Problem(where, f"not a text in UTF-8: {error}")]
+    reader = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    problems = list(_check_columns(where, reader.fieldnames or ()))
+    if problems:
+        return [], problems
+    samples = []
+    for number, row in enumerate(reader, start=2):
+        found = list(_check_row((f"{path}, row {number}",), row))
+        problems += found
+        if not found:
+            samples.append(Sample(**{key: value or "" for key, value in row.items()}))
+    if not samples and not problems:
+        problems.append(Problem(where, "the sheet has no rows"))
+    return samples, problems
+
+
+def _check_columns(where: tuple[str, ...], columns: Sequence[str]) -> Iterator[Problem]:
+    schema = read_schema("samples")
+    if len(columns) == 1 and ("," in columns[0] or ";" in columns[0]):
+        yield Problem(where, "columns are separated by tabs, not by commas or semicolons")
+        return
+    for column in columns:
+        if column not in schema["properties"]:
+            text = f"unknown column {column!r}{nearest(column, schema['properties'])}"
+            yield Problem(where, text)
+    for column in schema["required"]:
+        if column not in columns:
+            yield Problem(where, f"column {column!r} is missing")
+
+
+def _check_row(where: tuple[str, ...], row: Mapping[Any, Any]) -> Iterator[Problem]:
+    if None in row:
+        yield Problem(where, f"has more cells than the header has columns: {row[None]}")
+        return
+    schema = read_schema("samples")["properties"]
+    for column, value in row.items():
+        for problem in validate(value or "", schema[column]):
+            yield Problem(where, f"{column}: {problem}")
+
+
+def check(samples: Sequence[Sample], settings: Mapping[str, Any], sheet: str) -> Iterator[Problem]:
+    """Yield what is wrong between the sheet and the settings, and files that are not there."""
+    where, datasets = (sheet,), settings.get("datasets", {})
+    counts = Counter((s.dataset, s.sample) for s in samples)
+    for (dataset, name), count in counts.items():
+        if count > 1:
+            text = f"sample {name!r} stands {count} times in data set {dataset!r}"
+            yield Problem(where, text)
+    for dataset in dict.fromkeys(s.dataset for s in samples):
+        if dataset not in datasets:
+            near = nearest(dataset, datasets) or f"; there are {', '.join(datasets)}"
+            yield Problem(where, f"data set {dataset!r} is not in the config{near}")
+    for sample in samples:
+        if sample.split != "test" and not sample.label:
+            text = f"sample {sample.sample!r} is for {sample.split} and has no label"
+            yield Problem(where, text)
+        if sample.dataset in datasets and not is_made(datasets[sample.dataset]):
+            yield from _check_files(where, sample, Path(settings["data_root"] or ""))
+    for title, experiment in settings["experiments"].items():
+        yield from _check_experiment(str(title), experiment, samples)
+
+
+def _check_files(where: tuple[str, ...], sample: Sample, root: Path) -> Iterator[Problem]:
+    for column in ("image", "label"):
+        cell = getattr(sample, column)
+        for file in files(root / cell) if cell else ():
+            if not file.exists():
+                yield Problem(where, f"{column} of sample {sample.sample!r} does not exist: {file}")
+
+
+def _check_experiment(
+    name: str, experiment: Mapping[str, Any], samples: Sequence[Sample]
+) -> Iterator[Problem]:
+    chosen = choose(samples, experiment)
+    counts = Counter(s.split for s in chosen)
+    where, datasets = ("experiments", name), ", ".join(map(str, experiment.get("datasets") or ()))
+    k = experiment["folds"]
+    for dataset in experiment.get("datasets") or ():
+        if not any(s.dataset == dataset for s in samples):
+            yield Problem((*where, "datasets"), f"the sheet has no samples of {dataset!r}")
+    if not isinstance(k, int) or not chosen:
+        return
+    if k == 1:
+        for split in ("train", "validation"):
+            if not counts[split]:
+                text = f"the sheet has no samples of {datasets} with split {split}"
+                yield Problem((*where, "datasets"), text)
+    elif k > (known := counts["train"] + counts["validation"]):
+        text = f"{k} folds need as many samples for training and validation, not {known}"
+        yield Problem((*where, "folds"), text)
+
+
+def is_made(dataset: Mapping[str, Any]) -> bool:
+    """Say whether the workflow itself brings the files of a data set."""
+    return bool(dataset.get("phantom") or dataset.get("registry"))
+
+
+def files(path: Path) -> list[Path]:
+    """List the files a cell of the sheet names: a file, a folder, or a series like ``z*.png``.
+
+    A series that matches nothing stands for itself.
+    """
+    if not glob.has_magic(str(path)):
+        return [path]
+    return sorted(map(Path, glob.glob(str(path)))) or [path]
+
+
+def choose(samples: Iterable[Sample], experiment: Mapping[str, Any]) -> list[Sample]:
+    """Pick the samples of an experiment's data sets, in sheet order."""
+    names = set(experiment.get("datasets") or ())
+    return [sample for sample in samples if sample.dataset in names]
+
+
+def cut_into_lots(
+    samples: Iterable[Sample], datasets: Mapping[str, Any]
+) -> dict[str, tuple[Sample, ...]]:
+    """Cut every data set into lots of its ``lot`` samples, in sheet order.
+
+    Returns
+    -------
+    dict of lot name to samples
+        Names are ``<dataset>-<nnnn>``, counted from 0.
+
+    Examples
+    --------
+    >>> rows = [Sample(name, "nuclei", "train", f"{name}.tif") for name in "abc"]
+    >>> {lot: len(part) for lot, part in cut_into_lots(rows, {"nuclei": {"lot": 2}}).items()}
+    {'nuclei-0000': 2, 'nuclei-0001': 1}
+    """
+    members: dict[str, list[Sample]] = {}
+    for sample in samples:
+        members.setdefault(sample.dataset, []).append(sample)
+    return {
+        f"{dataset}-{start // (size := datasets[dataset]['lot']):04d}": tuple(
+            rows[start : start + size]
+        )
+        for dataset, rows in members.items()
+        for start in range(0, len(rows), datasets[dataset]["lot"])
+    }
+
+
+def cut_into_folds(samples: Sequence[Sample], folds: int) -> tuple[Fold, ...]:
+    """Divide samples among the models of a cross validation.
+
+    With one fold the splits of the sheet hold. With more, the samples for training and validation
+    are cut into that many runs in sheet order, and each model is validated on one of them. Every
+    model predicts the test samples.
+
+    Examples
+    --------
+    >>> rows = [Sample(name, "nuclei", "train", f"{name}.tif") for name in "abc"]
+    >>> [[s.sample for s in fold.validation] for fold in cut_into_folds(rows, 2)]
+    [['a', 'b'], ['c']]
+    """
+    by_split = {
+        split: tuple(s for s in samples if s.split == split)
+        for split in ("train", "validation", "test")
+    }
+    if folds == 1:
+        return (Fold(**by_split),)
+    known = tuple(s for s in samples if s.split != "test")
+    bounds = [-(-len(known) * k // folds) for k in range(folds + 1)]
+    return tuple(
+        Fold(known[:start] + known[stop:], known[start:stop], by_split["test"])
+        for start, stop in pairwise(bounds)
+    )

@@ -1,0 +1,22 @@
+from gigaseg import lock
+from gigaseg.plan import load
+from gigaseg.provenance import code
+from gigaseg.settings import SettingsError
+
+try:
+    plan = load(config, given)
+except SettingsError as problems:
+    sys.exit(str(problems))
+
+RESULTS = plan.results
+
+
+wildcard_constraints:
+    lot=r"[^/]+-\d+",
+    experiment=r"[^/]+",
+    fold=r"\d+",
+
+
+def model(wildcards):
+    """Name the model a job belongs to: experiment and fold."""
+    return wildcards.experiment, wildcards.fold

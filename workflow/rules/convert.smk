@@ -1,0 +1,25 @@
+rule convert:
+    input:
+        raw=lambda wildcards: plan.raw(wildcards.lot),
+    output:
+        manifest=plan.path("convert"),
+    log:
+        f"{RESULTS}/logs/convert/{{lot}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/convert/{{lot}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        settings=lambda wildcards: plan.job("convert", wildcards.lot),
+        code=code("convert"),
+    script:
+        "../scripts/convert.py"
+
+
+rule convert_all:
+    input:
+        plan.manifests("convert"),

@@ -1,0 +1,49 @@
+rule evaluate:
+    input:
+        convert=plan.path("convert"),
+        predict=plan.path("predict"),
+        split=plan.path("split"),
+    output:
+        manifest=plan.path("evaluate"),
+    log:
+        f"{RESULTS}/logs/evaluate/{{experiment}}/fold-{{fold}}/{{lot}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{experiment}}/fold-{{fold}}/{{lot}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=480,
+    params:
+        settings=lambda wildcards: plan.job("evaluate", wildcards.lot, model(wildcards)),
+        code=code("evaluate"),
+    script:
+        "../scripts/evaluate.py"
+
+
+rule evaluate_all:
+    input:
+        plan.manifests("evaluate"),
+
+
+# One table of all scores: per sample, pooled and mean, experiments side by side.
+rule tabulate:
+    input:
+        evaluate=plan.manifests("evaluate"),
+    output:
+        manifest=f"{RESULTS}/evaluate/scores.json",
+    log:
+        f"{RESULTS}/logs/tabulate/scores.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/tabulate/scores.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=plan.tabulate(),
+        code=code("tabulate"),
+    script:
+        "../scripts/tabulate.py"

@@ -1,0 +1,45 @@
+# Raw files that the workflow brings itself: drawn (phantom) or downloaded (fetch).
+
+
+for dataset in plan.phantoms:
+
+    rule:
+        name:
+            f"phantom_{dataset}"
+        output:
+            plan.files(dataset),
+        log:
+            f"{RESULTS}/logs/phantom/{dataset}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/phantom/{dataset}.tsv"
+        conda:
+            "../../environment.yml"
+        resources:
+            mem_mb=2000,
+            runtime=30,
+        params:
+            settings=plan.phantom(dataset),
+            code=code("phantom"),
+        script:
+            "../scripts/phantom.py"
+
+
+rule fetch:
+    input:
+        registry=lambda wildcards: plan.registry(wildcards.dataset),
+    output:
+        manifest=f"{RESULTS}/fetch/{{dataset}}.json",
+    log:
+        f"{RESULTS}/logs/fetch/{{dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fetch/{{dataset}}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=1000,
+        runtime=120,
+    params:
+        settings=lambda wildcards: plan.fetch(wildcards.dataset),
+        code=code("fetch"),
+    script:
+        "../scripts/fetch.py"

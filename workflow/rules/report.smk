@@ -1,0 +1,53 @@
+localrules:
+    verdict,
+
+
+rule report:
+    input:
+        scores=rules.tabulate.output.manifest,
+        train=plan.manifests("train"),
+        split=plan.manifests("split"),
+    output:
+        manifest=f"{RESULTS}/report/report.json",
+        html=report(
+            f"{RESULTS}/report/report.html",
+            caption="../report/report.rst",
+            category="Segmentation",
+        ),
+    log:
+        f"{RESULTS}/logs/report/report.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/report/report.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=plan.report(),
+        code=code("report"),
+    script:
+        "../scripts/report.py"
+
+
+# Fails, and names them, if any sample failed anywhere: the others have been finished by then.
+rule verdict:
+    input:
+        report=rules.report.output.manifest,
+        outcomes=plan.outcomes(),
+    output:
+        manifest=f"{RESULTS}/verdict.json",
+    log:
+        f"{RESULTS}/logs/verdict/verdict.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/verdict/verdict.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        settings=plan.verdict(),
+        code=code("verdict"),
+    script:
+        "../scripts/verdict.py"

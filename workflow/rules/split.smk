@@ -1,0 +1,26 @@
+rule split:
+    input:
+        convert=plan.path("convert"),
+        predict=plan.path("predict"),
+    output:
+        manifest=plan.path("split"),
+    log:
+        f"{RESULTS}/logs/split/{{experiment}}/fold-{{fold}}/{{lot}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/split/{{experiment}}/fold-{{fold}}/{{lot}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=480,
+    params:
+        settings=lambda wildcards: plan.job("split", wildcards.lot, model(wildcards)),
+        code=code("split"),
+    script:
+        "../scripts/split.py"
+
+
+rule split_all:
+    input:
+        plan.manifests("split"),

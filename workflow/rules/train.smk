@@ -1,0 +1,26 @@
+rule train:
+    input:
+        weigh=lambda wildcards: plan.weighed(*model(wildcards)),
+    output:
+        manifest=plan.path("train"),
+    log:
+        f"{RESULTS}/logs/train/{{experiment}}/fold-{{fold}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train/{{experiment}}/fold-{{fold}}.tsv"
+    conda:
+        "../../environment.yml"
+    # The number of threads changes the last bits of a model, so it is one of the settings.
+    threads: lambda wildcards: plan.threads(wildcards.experiment)
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        settings=lambda wildcards: plan.job("train", model=model(wildcards)),
+        code=code("train"),
+    script:
+        "../scripts/train.py"
+
+
+rule train_all:
+    input:
+        plan.manifests("train"),

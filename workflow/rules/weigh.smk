@@ -1,0 +1,25 @@
+rule weigh:
+    input:
+        convert=plan.path("convert"),
+    output:
+        manifest=plan.path("weigh"),
+    log:
+        f"{RESULTS}/logs/weigh/{{lot}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/weigh/{{lot}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        settings=lambda wildcards: plan.job("weigh", wildcards.lot),
+        code=code("weigh"),
+    script:
+        "../scripts/weigh.py"
+
+
+rule weigh_all:
+    input:
+        plan.manifests("weigh"),

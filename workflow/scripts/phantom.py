@@ -1,0 +1,11 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import phantom
+
+logs.start(snakemake.log[0], "phantom")
+phantom.run(
+    outputs=[Path(path) for path in snakemake.output],
+    settings=json.loads(snakemake.params.settings),
+)

@@ -1,0 +1,15 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import predict
+
+logs.start(snakemake.log[0], " ".join(["predict", *snakemake.wildcards]))
+predict.run(
+    manifest=Path(snakemake.output.manifest),
+    convert=Path(snakemake.input.convert),
+    train=Path(snakemake.input.train),
+    settings=json.loads(snakemake.params.settings),
+    code=snakemake.params.code,
+    threads=snakemake.threads,
+)

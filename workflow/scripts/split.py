@@ -1,0 +1,15 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import split
+
+logs.start(snakemake.log[0], " ".join(["split", *snakemake.wildcards]))
+split.run(
+    manifest=Path(snakemake.output.manifest),
+    convert=Path(snakemake.input.convert),
+    predict=Path(snakemake.input.predict),
+    settings=json.loads(snakemake.params.settings),
+    code=snakemake.params.code,
+    threads=snakemake.threads,
+)

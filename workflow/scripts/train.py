@@ -1,0 +1,14 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import train
+
+logs.start(snakemake.log[0], " ".join(["train", *snakemake.wildcards]))
+train.run(
+    manifest=Path(snakemake.output.manifest),
+    weigh=[Path(path) for path in snakemake.input.weigh],
+    settings=json.loads(snakemake.params.settings),
+    code=snakemake.params.code,
+    threads=snakemake.threads,
+)

@@ -1,0 +1,10 @@
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import verdict
+
+logs.start(snakemake.log[0], "verdict")
+verdict.run(
+    manifest=Path(snakemake.output.manifest),
+    outcomes=[Path(path) for path in snakemake.input.outcomes],
+)

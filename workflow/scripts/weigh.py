@@ -1,0 +1,14 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import weigh
+
+logs.start(snakemake.log[0], " ".join(["weigh", *snakemake.wildcards]))
+weigh.run(
+    manifest=Path(snakemake.output.manifest),
+    convert=Path(snakemake.input.convert),
+    settings=json.loads(snakemake.params.settings),
+    code=snakemake.params.code,
+    threads=snakemake.threads,
+)
