@@ -41,11 +41,14 @@ def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file so that, whenever the process dies, the old or the new content is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -304,7 +307,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         if isinstance(before, dict) and isinstance(after, dict):
             keys = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
         parts.append(f"{part} ({', '.join(keys)})" if keys else part)
-    return f"{', '.join(parts)} differ"
+    return f"{', '.join(parts)} {'differs' if len(parts) == 1 else 'differ'}"
 
 
 def _peak_memory_mb() -> int:
