@@ -1,0 +1,34 @@
+// Sort a table by the column of a clicked heading; undefined values stay last.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  table.tHead.addEventListener("click", (event) => {
+    const head = event.target.closest("th");
+    if (!head) return;
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const th of table.tHead.rows[0].cells) th.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const text = (row) => row.cells[head.cellIndex].textContent.trim();
+    const order = (a, b) => {
+      if (a === "–" || b === "–") return (a === "–") - (b === "–");
+      return (down ? -1 : 1) * a.localeCompare(b, "en", { numeric: !head.classList.contains("num") }) ;
+    };
+    const numbers = (a, b) => (down ? -1 : 1) * (a - b);
+    const compare = (r, s) => {
+      const [a, b] = [text(r), text(s)];
+      const numeric = head.classList.contains("num") && a !== "–" && b !== "–";
+      return numeric ? numbers(Number(a), Number(b)) : order(a, b);
+    };
+    body.append(...[...body.rows].sort(compare));
+  });
+}
+
+// Enlarge a picture; the browser closes the dialog on Escape.
+const dialog = document.getElementById("zoom");
+document.querySelector("main").addEventListener("click", (event) => {
+  const picture = event.target.closest(".panels img");
+  if (!picture) return;
+  dialog.querySelector("img").src = picture.src;
+  dialog.querySelector("p").textContent = picture.alt;
+  dialog.showModal();
+});
+dialog.addEventListener("click", () => dialog.close());

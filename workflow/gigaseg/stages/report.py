@@ -1,0 +1,230 @@
+"""Report: everything below the results folder in, one self-contained HTML page out."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import comparison as compare
+from ..ledger import digest, write_atomically, write_manifest
+from ..page import build_context, describe_key, render
+from ..summaries import Record, Results, keep_configured, read_results
+from ..views import Pictures, draw_sample, open_sample
+
+#: What each picture is called, in the order in which they are shown; the first there is is large.
+TITLES = {
+    "errors": "Errors",
+    "overlay": "Instances over the image",
+    "image": "Image",
+    "probability": "Probability",
+    "instances": "Instances",
+    "truth": "Truth",
+    "overview": "Where it is",
+}
+RANKS: dict[int, tuple[str, ...]] = {
+    1: ("worst",),
+    2: ("best", "worst"),
+    3: ("best", "median", "worst"),
+}
+
+Stores = dict[tuple[str, ...], Path | None]
+
+
+def run(
+    *,
+    manifest: Path,
+    settings: Mapping[str, Any],
+    code: str,
+    threads: int,
+    results: Path,
+) -> None:
+    """Write the report of a results folder, whatever state it is in.
+
+    Parameters
+    ----------
+    manifest : Path
+        Written last. The page lies beside it, as ``report.html``.
+    settings : mapping
+        ``title``, ``samples_per_experiment`` and ``config``, the settings of the whole run.
+    code : str
+        Digest of this stage's code.
+    threads : int
+        Samples drawn at once; it never changes a byte.
+    results : Path
+        The results folder. Manifests and tables that are missing are named in the report.
+    """
+    found = keep_configured(read_results(results), settings.get("config", {}))
+    context = build_context(found, settings)
+    context["galleries"] = draw_galleries(found, settings.get("samples_per_experiment", 3), threads)
+    write_atomically(manifest.with_suffix(".html"), render(context))
+    write_manifest(manifest, summarise(found, context, digest([code, settings])))
+
+
+def summarise(results: Results, context: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Return the report's manifest: its headline numbers, and nothing that varies from run to run.
+
+    A score that is not defined is null.
+    """
+    lines = {
+        line["experiment"]: [
+            {"sentence": s["sentence"], "metric": s["key"]["title"], "value": s["value"]}
+            for s in line["scores"]
+        ]
+        for line in context["headlines"]
+    }
+    return {
+        "stage": "report",
+        "samples": [],
+        "report": "report.html",
+        "fingerprint": fingerprint,
+        "experiments": lines,
+        "failures": len(context["failures"]),
+        "notes": results.notes,
+    }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A segmented sample that was chosen to be shown."""
+
+    record: Record
+    rank: str
+    scores: Mapping[compare.Key, float]
+
+
+def draw_galleries(results: Results, wanted: int, threads: int) -> list[dict[str, Any]]:
+    """Draw the chosen samples of each experiment on each data set."""
+    groups = list(choose_samples(results, wanted))
+    stores: Stores = {
+        (r.stage, r.experiment, r.fold, r.dataset, r.sample): r.store for r in results.records
+    }
+    with ThreadPoolExecutor(max(threads, 1)) as pool:
+        shown = [
+            (name, pool.map(lambda choice: _show(choice, stores), choices))
+            for name, choices in groups
+        ]
+        return [
+            {"experiment": experiment, "dataset": dataset, "samples": list(samples)}
+            for (experiment, dataset), samples in shown
+        ]
+
+
+def choose_samples(results: Results, wanted: int) -> Iterator[tuple[tuple[str, str], list[Choice]]]:
+    """Choose samples by rank of their main metric, and as many of those that have no scores.
+
+    Yields
+    ------
+    (experiment, dataset), list of Choice
+        From best to worst; with three, best, median and worst.
+    """
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in results.at("split"):
+        groups.setdefault((record.experiment, record.dataset), []).append(record)
+    for (experiment, dataset), records in sorted(groups.items()):
+        mine = results.scores[
+            (results.scores["experiment"] == experiment) & (results.scores["dataset"] == dataset)
+        ]
+        scored = _rank(records, mine, wanted)
+        known = {(choice.record.fold, choice.record.sample) for choice in scored}
+        names = set(mine.loc[mine["aggregation"] == "sample", "sample"])
+        rest = [r for r in records if r.sample not in names and (r.fold, r.sample) not in known]
+        plain = [Choice(rest[i], "no score", {}) for i in compare.pick_ranks(len(rest), wanted)]
+        yield (experiment, dataset), scored + plain
+
+
+def _rank(records: list[Record], scores: pd.DataFrame, wanted: int) -> list[Choice]:
+    samples = scores[scores["aggregation"] == "sample"]
+    samples = samples[samples["split"] == compare.held_out(samples)]
+    key = compare.main_metric(samples)
+    if key is None:
+        key = next(iter(compare.list_metrics(samples)), None)
+    if key is None:
+        return []
+    values = {(row["fold"], row["sample"]): row["values"] for row in compare.per_sample(samples)[1]}
+    scored = [record for record in records if (record.fold, record.sample) in values]
+    own = [values[record.fold, record.sample] for record in scored]
+    main = [value.get(key, float("nan")) for value in own]
+    order = compare.order_best_first(main, compare.describe(key[0]).better)
+    ranks = compare.pick_ranks(len(order), wanted)
+    names = _name_ranks(ranks, len(order))
+    return [
+        Choice(scored[order[r]], name, own[order[r]]) for r, name in zip(ranks, names, strict=True)
+    ]
+
+
+def _name_ranks(ranks: list[int], count: int) -> tuple[str, ...]:
+    if count == 1:
+        return ("only sample",)
+    if len(ranks) in RANKS:
+        return RANKS[len(ranks)]
+    return tuple(f"rank {rank + 1} of {count}" for rank in ranks)
+
+
+def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
+    """Draw one sample; a store that is gone is said in place of its pictures."""
+    record = choice.record
+    base = {"sample": record.sample, "rank": choice.rank, "problem": ""}
+    image = stores.get(("convert", "", "", record.dataset, record.sample))
+    predicted = stores.get(
+        ("predict", record.experiment, record.fold, record.dataset, record.sample)
+    )
+    if image is None or record.store is None:
+        return {**base, "problem": "The image or the instances of this sample are missing."}
+    try:
+        pictures = draw_sample(open_sample(image, predicted, record.store))
+    except ValueError as error:
+        return {**base, "problem": str(error)}
+    return {
+        **base,
+        "pictures": _arrange(pictures, record.sample),
+        "scores": [(describe_key(key), value) for key, value in choice.scores.items()][:4],
+        "facts": _facts(record),
+        "faults": list((pictures.faults or {}).items()),
+        "caption": _caption(pictures, record),
+    }
+
+
+def _arrange(pictures: Pictures, sample: str) -> list[dict[str, str]]:
+    there = [name for name in TITLES if name in pictures.pictures]
+    return [
+        {
+            "id": "main" if name == there[0] else name,
+            "title": TITLES[name],
+            "alt": f"{TITLES[name]}: {sample}",
+            "uri": pictures.pictures[name],
+        }
+        for name in there
+    ]
+
+
+def _caption(pictures: Pictures, record: Record) -> str:
+    view = pictures.view
+    place = f"{record.split} sample"
+    if int(record.fold or 0):
+        place += f", fold {record.fold}"
+    if view.plane or "z" in record.facts:
+        place += f", plane {view.plane}"
+    if pictures.whole:
+        return f"{place}; the whole plane, {view.height} × {view.width} px."
+    return (
+        f"{place}; a window of {view.height} × {view.width} px at y = {view.top}, x = {view.left}, "
+        f"at full resolution, where most pixels belong to objects at fault."
+    )
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    """Number and size of the instances, from the table of objects beside the labels."""
+    assert record.store is not None
+    path = record.store.parent / f"{record.sample}.objects.parquet"
+    if not path.is_file():
+        return []
+    area = pd.read_parquet(path, columns=["area"])["area"].to_numpy()
+    facts = [("instances", f"{area.size:,}")]
+    if area.size:
+        low, middle, high = np.percentile(area, [25, 50, 75])
+        facts += [("median size", f"{middle:,.0f} px"), ("half are", f"{low:,.0f} to {high:,.0f}")]
+    return facts

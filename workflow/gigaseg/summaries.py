@@ -1,0 +1,358 @@
+"""Read a results folder into plain records: what ran, how it went, how long it took.
+
+A results folder may be partial (a stage did not run, or stopped). What is missing is an empty list
+and a note in plain words, never an error: a report must come out of any state of the results.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .ledger import read_manifest
+
+#: Stages that write one manifest per lot, in order; True where they run once per experiment.
+LOT_STAGES = {"convert": False, "weigh": False, "predict": True, "split": True, "evaluate": True}
+STAGES = (
+    "fetch", "phantom", "convert", "weigh", "train", "predict", "split", "evaluate", "tabulate",
+)  # fmt: skip
+SCORE_COLUMNS = (
+    "experiment", "fold", "dataset", "sample", "split", "aggregation", "metric", "at", "value", "n",
+)  # fmt: skip
+_KEYS = {"sample", "dataset", "split", "status", "message", "store", "fingerprint"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample at one stage, from a lot's manifest.
+
+    Parameters
+    ----------
+    stage, experiment, fold, lot, sample, dataset, split : str
+        `experiment` and `fold` are empty for stages that run once for all experiments.
+    status : {"done", "failed", "skipped"}
+    message : str
+        Why it was not done; else empty.
+    store : Path or None
+        The artifact; it need not exist any more.
+    fingerprint : str
+        Digest of what the artifact was made from; empty if there is none.
+    facts : dict
+        Everything else the stage noted, such as shape, dtype and spacing.
+    """
+
+    stage: str
+    experiment: str
+    fold: str
+    lot: str
+    sample: str
+    dataset: str
+    split: str
+    status: str
+    message: str
+    store: Path | None
+    fingerprint: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained model: the content of its manifest and of the files beside it."""
+
+    experiment: str
+    fold: str
+    manifest: dict[str, Any]
+    description: dict[str, Any]
+    history: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the report says in words and numbers."""
+
+    root: Path
+    records: list[Record]
+    models: list[Model]
+    scores: pd.DataFrame
+    benchmarks: list[dict[str, Any]]
+    attempts: list[dict[str, Any]]
+    notes: list[str]
+
+    def at(self, stage: str, status: str = "done") -> list[Record]:
+        """Return the records of one stage with one status."""
+        return [r for r in self.records if r.stage == stage and r.status == status]
+
+
+def read_results(root: Path) -> Results:
+    """Read manifests, models, scores and benchmark files below a results folder.
+
+    Parameters
+    ----------
+    root : Path
+        The results folder; need not exist.
+
+    Returns
+    -------
+    Results
+        Records are sorted by path, so the same files give the same records.
+    """
+    notes: list[str] = []
+    records = [
+        record
+        for stage, per_experiment in LOT_STAGES.items()
+        for record in _read_stage(root, stage, per_experiment, notes)
+    ]
+    models = _read_models(root, notes)
+    scores = _read_scores(root / "evaluate" / "scores.parquet", notes)
+    return Results(
+        root, records, models, scores, read_benchmarks(root), _read_attempts(records), notes
+    )
+
+
+def keep_configured(results: Results, config: Mapping[str, Any]) -> Results:
+    """Leave out experiments and data sets that the settings do not name: remains of earlier runs.
+
+    Parameters
+    ----------
+    results : Results
+    config : mapping
+        Settings with ``experiments`` and ``datasets``; what is missing does not restrict.
+    """
+
+    def named(section: str, name: str) -> bool:
+        return not name or section not in config or name in config[section]
+
+    scores = results.scores
+    kept = [
+        named("experiments", e) and named("datasets", d)
+        for e, d in zip(scores["experiment"], scores["dataset"], strict=True)
+    ]
+    return replace(
+        results,
+        records=[
+            record
+            for record in results.records
+            if named("experiments", record.experiment) and named("datasets", record.dataset)
+        ],
+        models=[model for model in results.models if named("experiments", model.experiment)],
+        scores=scores[np.array(kept, bool)],
+    )
+
+
+def _read_stage(root: Path, stage: str, per_experiment: bool, notes: list[str]) -> list[Record]:
+    pattern = "*/fold-*/*.json" if per_experiment else "*.json"
+    paths = sorted((root / stage).glob(pattern))
+    if not paths:
+        notes.append(f"The stage {stage} has no results yet.")
+    return [record for path in paths for record in _read_lot(path, stage, per_experiment, notes)]
+
+
+def _read_lot(path: Path, stage: str, per_experiment: bool, notes: list[str]) -> list[Record]:
+    manifest = _try_manifest(path, notes)
+    experiment = path.parent.parent.name if per_experiment else ""
+    fold = path.parent.name.removeprefix("fold-") if per_experiment else ""
+    return [
+        Record(
+            stage=stage,
+            experiment=experiment,
+            fold=fold,
+            lot=str(manifest.get("lot", path.stem)),
+            sample=str(entry["sample"]),
+            dataset=str(entry["dataset"]),
+            split=str(entry["split"]),
+            status=str(entry["status"]),
+            message=str(entry.get("message") or ""),
+            store=path.parent / entry["store"] if entry.get("store") else None,
+            fingerprint=str(entry.get("fingerprint") or ""),
+            facts={k: v for k, v in entry.items() if k not in _KEYS},
+        )
+        for entry in manifest.get("samples", [])
+    ]
+
+
+def _try_manifest(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        return read_manifest(path)
+    except ValueError as error:
+        notes.append(f"A manifest could not be read and was left out: {error}")
+        return {}
+
+
+def _read_models(root: Path, notes: list[str]) -> list[Model]:
+    paths = sorted((root / "train").glob("*/fold-*.json"))
+    if not paths:
+        notes.append("The stage train has no results yet.")
+    models = []
+    for path in paths:
+        folder = path.with_suffix("")
+        models.append(
+            Model(
+                experiment=path.parent.name,
+                fold=folder.name.removeprefix("fold-"),
+                manifest=_try_manifest(path, notes),
+                description=_read_json(folder / "model.json"),
+                history=read_history(folder / "metrics.csv"),
+            )
+        )
+    return models
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Read a table of training metrics as columns of numbers; empty cells are NaN.
+
+    Returns
+    -------
+    dict of column name to list of float
+        Columns that hold no number at all are left out. Empty if there is no such file.
+    """
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {
+        name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {}) if name
+    }
+    return {k: v for k, v in columns.items() if any(math.isfinite(n) for n in v)}
+
+
+def _read_scores(path: Path, notes: list[str]) -> pd.DataFrame:
+    if not path.is_file():
+        notes.append("There is no table of scores yet.")
+        return pd.DataFrame(columns=list(SCORE_COLUMNS))
+    scores = pd.read_parquet(path)
+    for name in ("experiment", "fold", "dataset", "sample", "split"):
+        scores[name] = scores[name].astype("object").where(scores[name].notna(), "").astype(str)
+    return scores
+
+
+def read_benchmarks(root: Path) -> list[dict[str, Any]]:
+    """Sum Snakemake's benchmark files per stage.
+
+    Returns
+    -------
+    list of dict
+        ``stage``, ``jobs``, ``seconds`` (sum of wall times), ``longest`` (seconds),
+        ``cpu_seconds`` and ``memory_mb`` (largest resident set); NaN where not measured.
+    """
+    # Those of the report itself can only be of an earlier run.
+    unknown = {"report", "verdict"}
+    folders = [p for p in (root / "benchmarks").glob("*") if p.is_dir() and p.name not in unknown]
+    order = {name: i for i, name in enumerate(STAGES)}
+    folders.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
+    return [_sum_benchmarks(folder) for folder in folders]
+
+
+def _sum_benchmarks(folder: Path) -> dict[str, Any]:
+    rows = []
+    for path in sorted(folder.rglob("*.tsv")):
+        with path.open(newline="") as file:
+            rows += list(csv.DictReader(file, delimiter="\t"))
+    columns = {
+        name: [n for row in rows if math.isfinite(n := _number(row.get(name)))]
+        for name in ("s", "cpu_time", "max_rss")
+    }
+    return {
+        "stage": folder.name,
+        "jobs": len(rows),
+        "seconds": sum(columns["s"]),
+        "longest": max(columns["s"], default=math.nan),
+        "cpu_seconds": sum(columns["cpu_time"]) if columns["cpu_time"] else math.nan,
+        "memory_mb": max(columns["max_rss"], default=math.nan),
+    }
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:  # Snakemake writes NA or - where it could not measure
+        return math.nan
+
+
+def _read_attempts(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """Read what the stores noted about the machines that made them."""
+    notes = []
+    for record in records:
+        if record.store is None:
+            continue
+        path = record.store / ".gigaseg" / "attempts.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        notes += [{"stage": record.stage, **note} for line in lines if (note := _json_line(line))]
+    return notes
+
+
+def _json_line(line: str) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return {}  # the process died while writing this line
+
+
+def describe_datasets(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Summarise the converted samples of each data set.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of the stage convert, all statuses.
+
+    Returns
+    -------
+    list of dict
+        ``dataset``, ``splits`` (samples per split), ``failed``, and the distinct ``shapes``,
+        ``dtypes`` and ``spacings`` of the samples that were converted.
+    """
+    table = []
+    for dataset in dict.fromkeys(record.dataset for record in records):
+        mine = [record for record in records if record.dataset == dataset]
+        done = [record.facts for record in mine if record.status == "done"]
+        splits: dict[str, int] = {}
+        for record in mine:
+            splits[record.split] = splits.get(record.split, 0) + 1
+        table.append(
+            {
+                "dataset": dataset,
+                "splits": splits,
+                "failed": len(mine) - len(done),
+                "shapes": sorted({tuple(f["shape"]) for f in done if f.get("shape")}),
+                "dtypes": sorted({str(f["dtype"]) for f in done if f.get("dtype")}),
+                "spacings": sorted({tuple(f["spacing"]) for f in done if f.get("spacing")}),
+            }
+        )
+    return table
+
+
+def list_failures(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """List each failed sample once per failure, with the number of later steps it was skipped in.
+
+    Returns
+    -------
+    list of dict
+        ``sample``, ``dataset``, ``stage``, ``experiment``, ``fold``, ``message``, ``skipped``.
+    """
+    skipped: dict[str, int] = {}
+    for record in records:
+        if record.status == "skipped":
+            skipped[record.sample] = skipped.get(record.sample, 0) + 1
+    return [
+        {
+            "sample": record.sample,
+            "dataset": record.dataset,
+            "stage": record.stage,
+            "experiment": record.experiment,
+            "fold": record.fold,
+            "message": record.message,
+            "skipped": skipped.get(record.sample, 0),
+        }
+        for record in records
+        if record.status == "failed"
+    ]
