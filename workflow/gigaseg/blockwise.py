@@ -85,6 +85,11 @@ def map_blocks(
     array([3., 4., 5.])
     """
     axes = len(block)
+    if not axes == len(halo) == len(align):
+        raise ValueError(
+            f"block {tuple(block)}, halo {tuple(halo)} and align {tuple(align)} must have one "
+            f"extent per axis of the volume"
+        )
     if edge == "clip" and any(n != 1 for n in align):
         raise ValueError(f"align {tuple(align)} needs edge 'mirror': with 'clip' it must be 1")
     shape = _common_shape([*sources, *targets], axes)
