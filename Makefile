@@ -1,0 +1,56 @@
+# make run     the default run: samples drawn, a model trained, applied, scored, reported
+# make test    the tests
+# make check   formatting, lint, types
+# make bench   the benchmarks of the tests, with times
+# make lock    write requirements.lock from the versions in .venv
+# make clean   remove .venv and what tools left behind; results and data stay
+#
+# PYTHON=python3.12 chooses the Python of .venv, TORCH=cpu spares the CUDA packages.
+
+PYTHON ?= python3
+TORCH ?= default
+CORES ?= all
+
+BIN := .venv/bin
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+
+.PHONY: run test check bench lock clean
+.DEFAULT_GOAL := run
+
+run: .venv/installed
+	$(BIN)/snakemake --cores $(CORES) all
+
+test: .venv/installed
+	$(BIN)/pytest -q -m "not heavy"
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/pytest -q tests/benchmark --benchmark-only --benchmark-autosave
+
+lock: .venv/installed
+	$(BIN)/python .ci/lock.py
+
+clean:
+	rm -rf .venv .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The interpreter first, so that an unsuitable one says so before anything is downloaded.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "gigaseg needs Python 3.11 or later, and $(PYTHON) is" \
+		  "$$($(PYTHON) --version 2>&1): make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python requirements.lock pyproject.toml
+ifeq ($(TORCH),cpu)
+	$(BIN)/pip install -q "$$(grep '^torch==' requirements.lock)" --index-url $(CPU_INDEX)
+endif
+	$(BIN)/pip install -q -r requirements.lock
+	$(BIN)/pip install -q --no-deps -e .
+	@touch $@
