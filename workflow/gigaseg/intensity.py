@@ -3,11 +3,14 @@
 Histograms add up, so the statistics cannot depend on how the volume was cut.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from .geometry import Window, blocks
 
 QUANTILES = (0, 0.1, 0.5, 1, 2, 5, 10, 25, 50, 75, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100)
 BINS = 65536
@@ -15,64 +18,58 @@ BINS = 65536
 
 @dataclass(frozen=True)
 class Bins:
-    """The bins of a histogram: value ``low + width * k`` for ``k = 0 ... count - 1``.
+    """The bins of a histogram: value ``low + width * k`` for ``k = 0 ... 65535``.
 
     Attributes
     ----------
     low : float
         Value of the first bin.
     width : float
-        Distance of neighbouring bins; 1 means that integers are counted exactly.
-    count : int
-        Number of bins, at least 1.
+        Distance of neighbouring bins; 1 for integers, which are counted exactly.
     """
 
     low: float
     width: float
-    count: int
 
     @classmethod
     def between(cls, low: float, high: float, dtype: np.dtype) -> "Bins":
         """Return bins for values of a type from `low` to `high`, both inclusive.
 
         Integers get bins of their own if their range allows (always for 8 and 16 bits); other
-        values share 65536 bins, which is a resolution of 1 part in 65535 of the range.
+        values share the bins, which is a resolution of 1 part in 65535 of the range.
 
         Examples
         --------
         >>> Bins.between(-128, 127, np.dtype("i1"))
-        Bins(low=-128.0, width=1.0, count=256)
+        Bins(low=-128.0, width=1.0)
         """
         span = float(high) - float(low)
-        if dtype.kind in "biu" and span < BINS:
-            return cls(float(low), 1.0, int(span) + 1)
-        if span == 0:
-            return cls(float(low), 1.0, 1)
-        return cls(float(low), span / (BINS - 1), BINS)
+        exact = (dtype.kind in "iu" and span < BINS) or span == 0
+        return cls(float(low), 1.0 if exact else span / (BINS - 1))
 
     @property
     def values(self) -> np.ndarray:
-        """Value of each bin, float64."""
-        return self.low + self.width * np.arange(self.count)
+        """Value of each bin, float64, shape (65536,)."""
+        return self.low + self.width * np.arange(BINS)
 
     def histogram(self, data: np.ndarray) -> np.ndarray:
-        """Count the values of an array that lie in each bin; int64, shape (count,)."""
-        if self.width == 1.0 and data.dtype.kind in "biu":
+        """Count the values of an array that lie in each bin; int64, shape (65536,)."""
+        if self.width == 1.0 and data.dtype.kind in "iu":
             index = data.ravel().astype(np.int64) - int(self.low)
         else:
             index = np.rint((data.ravel().astype(np.float64) - self.low) / self.width)
-        return np.bincount(index.astype(np.int64), minlength=self.count)
+        return np.bincount(index.astype(np.int64, copy=False), minlength=BINS)
 
 
-def summary(histograms: Sequence[np.ndarray], bins: Sequence[Bins]) -> dict[str, list[Any]]:
+def summary(histograms: np.ndarray, bins: Sequence[Bins]) -> dict[str, list[Any]]:
     """Summarise the voxels of each channel.
 
     Parameters
     ----------
-    histograms : sequence of ndarray of int64
-        One per channel, with at least one voxel each.
+    histograms : ndarray of int64, shape (c, 65536)
+        Each counts at least one voxel.
     bins : sequence of Bins
-        Their bins.
+        One per channel.
 
     Returns
     -------
@@ -84,12 +81,72 @@ def summary(histograms: Sequence[np.ndarray], bins: Sequence[Bins]) -> dict[str,
     --------
     >>> data = np.array([0, 1, 1, 4])
     >>> bins = Bins.between(0, 4, data.dtype)
-    >>> result = summary([bins.histogram(data)], [bins])
+    >>> result = summary(bins.histogram(data)[np.newaxis], [bins])
     >>> result["mean"], result["values"][0][QUANTILES.index(75)]
     ([1.5], 1.75)
     """
     rows = [_moments(h, b) for h, b in zip(histograms, bins, strict=True)]
     return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def measure(array: Any, *, block: int = 1024, workers: int = 1) -> dict[str, Any]:
+    """Measure a whole volume, block by block.
+
+    Parameters
+    ----------
+    array : array-like, shape (c, z, y, x)
+        Finite numbers; read in windows of one plane.
+    block : int
+        Extent in y and x of what a thread reads at once, in voxels.
+    workers : int
+        Threads. Neither they nor `block` change a value.
+
+    Returns
+    -------
+    dict
+        ``quantiles``: the percentages of `QUANTILES`; ``volume``: the `summary` of all voxels;
+        ``planes``, if there are several: the same, each list with one entry per plane.
+    """
+    _, depth, *plane = array.shape
+
+    def read(window: Window) -> np.ndarray:
+        return np.asarray(array[(slice(None), *window.slices)])
+
+    with ThreadPoolExecutor(workers) as pool:
+        windows = list(blocks((depth, *plane), (1, block, block)))
+        bins = _choose_bins(array, lambda: pool.map(lambda window: _range(read(window)), windows))
+        total = np.zeros((len(bins), BINS), np.int64)
+        planes = []
+        for z in range(depth):
+            here = (w for w in windows if w.start[0] == z)
+            counts = np.zeros_like(total)
+            for part in pool.map(lambda window: _count(read(window), bins), here):
+                counts += part
+            total += counts
+            planes.append(summary(counts, bins))
+    measured = {"quantiles": list(QUANTILES), "volume": summary(total, bins)}
+    if depth > 1:
+        measured["planes"] = {key: [plane[key] for plane in planes] for key in planes[0]}
+    return measured
+
+
+def _choose_bins(array: Any, ranges: Callable[[], Iterable[np.ndarray]]) -> list[Bins]:
+    dtype, channels = array.dtype, array.shape[0]
+    if dtype.kind in "iu" and dtype.itemsize <= 2:
+        info = np.iinfo(dtype)
+        return [Bins.between(info.min, info.max, dtype)] * channels
+    both = np.stack(list(ranges()))
+    low, high = both[:, 0].min(axis=0), both[:, 1].max(axis=0)
+    return [Bins.between(a, b, dtype) for a, b in zip(low, high, strict=True)]
+
+
+def _range(data: np.ndarray) -> np.ndarray:
+    """Return the minima and maxima of the channels, shape (2, c)."""
+    return np.stack([data.min(axis=(1, 2, 3)), data.max(axis=(1, 2, 3))])
+
+
+def _count(data: np.ndarray, bins: Sequence[Bins]) -> np.ndarray:
+    return np.stack([b.histogram(channel) for b, channel in zip(bins, data, strict=True)])
 
 
 def _moments(histogram: np.ndarray, bins: Bins) -> dict[str, Any]:

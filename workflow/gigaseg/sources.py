@@ -1,0 +1,253 @@
+"""What all raw images look like to the workflow: axes c z y x, read window by window."""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .geometry import Window
+
+Spacing = tuple[float, float, float]
+Fetch = Callable[[Sequence[int], Window], np.ndarray]
+
+UNITS = {
+    "m": 1e6,
+    "meter": 1e6,
+    "cm": 1e4,
+    "centimeter": 1e4,
+    "mm": 1e3,
+    "millimeter": 1e3,
+    "µm": 1.0,
+    "um": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "nm": 1e-3,
+    "nanometer": 1e-3,
+    "å": 1e-4,
+    "angstrom": 1e-4,
+    "pm": 1e-6,
+    "picometer": 1e-6,
+    "in": 25400.0,
+    "inch": 25400.0,
+}
+
+
+def micrometres(unit: str) -> float | None:
+    """Return how many micrometres a unit has, or None for units such as pixels.
+
+    Examples
+    --------
+    >>> micrometres("nm"), micrometres("pixel")
+    (0.001, None)
+    """
+    # The micro sign has two code points, and ImageJ writes it as an escape.
+    plain = unit.strip().replace("\\u00B5", "µ").replace("\u03bc", "µ")
+    return UNITS.get(plain.lower())
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises about a damaged file into one ValueError.
+
+    OSError passes: a full disk or a lost mount is no fault of the file.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError, KeyError, IndexError, struct.error, zlib.error) as error:
+        raise ValueError(
+            f"{path} cannot be decoded ({type(error).__name__}: {error}): it is damaged or uses an "
+            f"unsupported compression; copy it again, or save it as plain TIFF"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where c, z, y and x are in a stored array.
+
+    Attributes
+    ----------
+    axes : str
+        One letter per axis of the array: C, Z, Y, X, S (samples of a pixel), or 0 for an axis of
+        one entry.
+    shape : tuple of int
+        Shape of the array.
+    samples : int
+        Number of samples of a pixel that are kept; alpha comes last and is not.
+
+    Examples
+    --------
+    >>> Layout("YXS", (5, 6, 4), samples=3).czyx
+    (3, 1, 5, 6)
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    samples: int = 1
+
+    @classmethod
+    def of(cls, path: Path, axes: str, shape: Sequence[int], alpha: int = 0) -> "Layout":
+        """Understand the axes of a file (tifffile's letters).
+
+        Raises
+        ------
+        ValueError
+            If an axis of several entries is none of channel, z, y, x: time, scenes, angles.
+        """
+        sizes = tuple(int(n) for n in shape)
+        letters = "".join(
+            _letter(path, axis, size, axes, sizes) for axis, size in zip(axes, sizes, strict=True)
+        )
+        doubled = [a for a in "CZYXS" if letters.count(a) > 1]
+        if doubled or not {"Y", "X"} <= set(letters):
+            raise ValueError(
+                f"{path} has axes {axes} of {sizes}: exactly one y and x, and at most one z and "
+                f"one channel axis are understood; save it with named axes (OME-TIFF)"
+            )
+        samples = dict(zip(letters, sizes, strict=True)).get("S", 1)
+        return cls(letters, sizes, samples - alpha)
+
+    @property
+    def czyx(self) -> tuple[int, int, int, int]:
+        """Shape as c z y x; samples are channels."""
+        size = {"C": 1, "Z": 1} | dict(zip(self.axes, self.shape, strict=True))
+        return size["C"] * self.samples, size["Z"], size["Y"], size["X"]
+
+    def segment(self, chunks: Sequence[int]) -> tuple[int, int, int]:
+        """Extent along z, y, x of what is decoded at once."""
+        size = {"Z": 1} | dict(zip(self.axes, chunks, strict=True))
+        return size["Z"], size["Y"], size["X"]
+
+    def read(self, array: Any, channels: Sequence[int], window: Window) -> np.ndarray:
+        """Read some channels of a window (z, y, x) of the array, as c z y x."""
+        parts = []
+        for c, members in groupby(channels, key=lambda k: k // self.samples):
+            data = self._read_channel(array, c, window)
+            parts += [data[k % self.samples] for k in members]
+        return np.stack(parts)
+
+    def _read_channel(self, array: Any, channel: int, window: Window) -> np.ndarray:
+        """Return all samples of one channel as s z y x."""
+        place: dict[str, Any] = dict(zip("ZYX", window.slices, strict=True))
+        place |= {"C": channel, "S": slice(self.samples), "0": 0}
+        data = np.asarray(array[tuple(place[a] for a in self.axes)])
+        left = [a for a in self.axes if a not in "C0"]
+        order = [left.index(a) for a in "SZYX" if a in left]
+        missing = [i for i, a in enumerate("SZYX") if a not in left]
+        return np.expand_dims(data.transpose(order), missing)
+
+
+def _letter(path: Path, axis: str, size: int, axes: str, sizes: Sequence[int]) -> str:
+    if axis in "CZYXS":
+        return axis
+    if size == 1:
+        return "0"
+    if axis in "QI":  # a plain sequence of pages
+        return "Z"
+    what = {"T": "time points", "M": "mosaic tiles", "A": "angles", "P": "phases"}
+    raise ValueError(
+        f"{path} holds {size} {what.get(axis, f'entries along axis {axis}')} "
+        f"(axes {axes} of {tuple(sizes)}): export each one to a file of its own"
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A raw image, read window by window.
+
+    Behaves like an array of axes c z y x that is indexed by ``[..., z, y, x]`` slices.
+
+    Attributes
+    ----------
+    path : Path
+        For messages.
+    shape : tuple of int
+        (c, z, y, x).
+    dtype : numpy.dtype
+        Of the values returned: native byte order; bool becomes uint8, float16 float32.
+    spacing : tuple of float or None
+        Size of a voxel along z, y, x in micrometres, if the file says so.
+    segment : tuple of int
+        Extent along z, y, x of what is decoded at once: windows made of whole segments decode
+        nothing twice.
+    fetch : callable
+        ``fetch(channels, window)`` returns a window (z, y, x) of the channels as c z y x.
+    closer : callable
+        Closes the file.
+    """
+
+    path: Path
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype
+    spacing: Spacing | None
+    segment: tuple[int, int, int]
+    fetch: Fetch
+    closer: Callable[[], None] = field(default=lambda: None)
+
+    def __post_init__(self) -> None:
+        if self.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{self.path} holds values of type {self.dtype}: readable are bool, integers and "
+                f"real floats; save complex images as two channels"
+            )
+        if 0 in self.shape:
+            raise ValueError(f"{self.path} has no voxels: its shape (c, z, y, x) is {self.shape}")
+        replaced = {"b": "u1", "f": "f4"}.get(self.dtype.kind) if self.dtype.itemsize < 4 else None
+        if replaced is not None:
+            object.__setattr__(self, "dtype", np.dtype(replaced))
+        object.__setattr__(self, "dtype", self.dtype.newbyteorder("="))
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closer()
+
+    def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
+        space = [part.indices(n) for part, n in zip(key[-3:], self.shape[1:], strict=True)]
+        return self.read(Window(tuple(p[0] for p in space), tuple(p[1] for p in space)))
+
+    def read(self, window: Window) -> np.ndarray:
+        """Read a window (z, y, x) of all channels, as c z y x."""
+        data = self.fetch(range(self.shape[0]), window)
+        return np.ascontiguousarray(data, dtype=self.dtype)
+
+    def select(self, channels: Sequence[int]) -> "Source":
+        """Return the same image with some of its channels, in this order.
+
+        Raises
+        ------
+        ValueError
+            If there is no such channel.
+        """
+        count = self.shape[0]
+        wrong = [c for c in channels if not 0 <= c < count]
+        if wrong or not channels:
+            raise ValueError(
+                f"{self.path} has {count} channels, numbered 0 to {count - 1}: channels "
+                f"{list(channels)} cannot be selected"
+            )
+        fetch = self.fetch
+
+        def some(wanted: Sequence[int], window: Window) -> np.ndarray:
+            return fetch([channels[c] for c in wanted], window)
+
+        return replace(self, shape=(len(channels), *self.shape[1:]), fetch=some)
+
+    def block(self, unit: Sequence[int]) -> tuple[int, int, int]:
+        """Return the smallest block of whole units (z, y, x) that holds whole segments' extents.
+
+        Examples
+        --------
+        >>> strips = Source(Path("a"), (1, 9, 5000, 7000), np.dtype("u1"), None, (1, 8, 7000), None)
+        >>> strips.block((1, 1024, 1024))
+        (1, 1024, 7168)
+        """
+        z, y, x = (-(-s // u) * u for s, u in zip(self.segment, unit, strict=True))
+        return z, y, x

@@ -1,0 +1,145 @@
+"""convert: raw files to OME-Zarr images with statistics and, where there are labels, a truth."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..blockwise import map_blocks
+from ..geometry import Window
+from ..intensity import measure
+from ..ledger import Construction, digest, file_identity, fingerprint
+from ..readers import open_source
+from ..sources import Source
+from ..truth import Truth, open_truth
+from ..volumes import commit_image, create_array, open_volume, write_pyramid
+from . import run_lot
+
+LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")
+COLUMNS = ("channels", "spacing", "labels", "objects")  # of the sheet, that change a store
+
+
+def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int) -> None:
+    """Convert the samples of a lot, each to ``<dataset>/<sample>.ome.zarr`` beside the manifest.
+
+    Parameters
+    ----------
+    manifest : Path
+        Written last. Facts of a sample: ``shape`` (c, z, y, x), ``dtype``, ``spacing`` (z, y, x in
+        micrometres), ``has_truth``, ``instances`` (None without truth).
+    settings : mapping
+        ``lot``, ``samples`` (rows of the sheet) and ``storage``.
+    code : str
+        Digest of the stage's code.
+    threads : int
+        Blocks converted at once.
+    """
+    storage = settings["storage"]
+
+    def work(row: Mapping[str, Any]) -> dict[str, Any]:
+        store = manifest.parent / row["dataset"] / f"{row['sample']}.ome.zarr"
+        with Construction(store, _fingerprint(row, storage, code)) as construction:
+            if not construction.committed:
+                _convert(row, construction, storage, threads)
+        own = open_volume(store).attributes
+        return {"store": store, "fingerprint": own["fingerprint"], **own["facts"]}
+
+    run_lot("convert", manifest, settings["lot"], settings["samples"], work)
+
+
+def _fingerprint(row: Mapping[str, Any], storage: Mapping[str, int], code: str) -> dict[str, Any]:
+    files = {key: file_identity(Path(row[key])) for key in ("image", "label") if row[key]}
+    settings = {"storage": storage, **{key: row[key] for key in COLUMNS}}
+    return fingerprint(code=code, settings=settings, inputs=files, libraries=LIBRARIES)
+
+
+def _convert(
+    row: Mapping[str, Any], construction: Construction, storage: Mapping[str, int], threads: int
+) -> None:
+    with ExitStack() as files:
+        image = files.enter_context(open_source(Path(row["image"])))
+        if row["channels"] != "all":
+            image = image.select(row["channels"])
+        _check_image(image)
+        truth = open_truth(row, image, files)
+        spacing = tuple(row["spacing"] or image.spacing or (1.0, 1.0, 1.0))
+        _write_image(image, construction, storage, threads)
+        instances = _write_truth(truth, construction.path, spacing, storage, threads)
+    _commit(construction, image, spacing, instances, storage, threads)
+
+
+def _check_image(image: Source) -> None:
+    if image.dtype.kind in "iu" and image.dtype.itemsize == 8:
+        raise ValueError(
+            f"{image.path} holds {image.dtype} intensities: 8, 16 and 32 bits are understood; save "
+            f"it with fewer bits (is it a label file?)"
+        )
+    if min(image.shape[2:]) < 2:
+        raise ValueError(
+            f"{image.path} is {image.shape[2]} x {image.shape[3]} px (y, x): an image needs at "
+            f"least 2 px each way to be mirrored at its edges"
+        )
+
+
+def _write_image(
+    image: Source, construction: Construction, storage: Mapping[str, int], threads: int
+) -> None:
+    def check(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+        del inner
+        if data.dtype.kind == "f" and not np.isfinite(data).all():
+            at = np.argwhere(~np.isfinite(data))[0]
+            place = tuple(int(n) + a for n, a in zip(at[1:], window.start, strict=True))
+            raise ValueError(
+                f"{image.path} holds {data[tuple(at)]} at (z, y, x) = {place}, channel {at[0]}: "
+                f"intensities must be finite; replace such voxels before"
+            )
+        return data
+
+    target = create_array(construction.path, "0", image.shape, image.dtype, storage=storage)
+    block = image.block((target.shards or target.chunks)[-3:])
+    ledger = construction.ledger("image")
+    map_blocks(check, [image], [target], block=block, located=True, ledger=ledger, workers=threads)
+
+
+def _write_truth(
+    truth: Truth | None,
+    store: Path,
+    spacing: Sequence[float],
+    storage: Mapping[str, int],
+    threads: int,
+) -> int | None:
+    if truth is None:
+        return None
+    return truth.write(store / "labels" / "truth", spacing, storage, threads)
+
+
+def _commit(
+    construction: Construction,
+    image: Source,
+    spacing: Sequence[float],
+    instances: int | None,
+    storage: Mapping[str, int],
+    threads: int,
+) -> None:
+    store = construction.path
+    levels = write_pyramid(store, storage=storage, workers=threads)
+    array = create_array(store, "0", image.shape, image.dtype, storage=storage)
+    facts = {
+        "shape": image.shape,
+        "dtype": image.dtype.name,
+        "spacing": spacing,
+        "has_truth": instances is not None,
+        "instances": instances,
+    }
+    attributes = {
+        **construction.fingerprint,
+        "fingerprint": digest(construction.fingerprint),
+        "statistics": measure(array, workers=threads),
+        "axes": "czyx",
+        "spacing": spacing,
+        "facts": facts,
+    }
+    names = [f"channel {c}" for c in range(image.shape[0])]
+    commit_image(store, spacing=spacing, levels=levels, channel_names=names, attributes=attributes)
