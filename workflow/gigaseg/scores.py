@@ -1,0 +1,273 @@
+"""From counts to scores: which metrics there are, and how samples are pooled and averaged.
+
+A *tally* holds everything that is known about the quality of one sample: counts by family and
+threshold. Tallies add up, and a score is taken from counts only at the very end, so that pooled
+scores are exact whatever the number and size of the samples.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from .labels import (
+    BoolArray,
+    Contingency,
+    LabelArray,
+    boundary_truth,
+    components,
+    contingency,
+)
+from .matching import CtcCounts, MatchCounts, PixelCounts, ctc_counts, match_counts, pixel_counts
+from .rand import (
+    InformationCounts,
+    RandCounts,
+    adapted_rand_counts,
+    information_counts,
+    rand_counts,
+    thin,
+)
+from .warping import WarpingCounts, warping_counts
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A score averaged over planes: the sum over those where it is defined, and their number."""
+
+    total: float = 0.0
+    planes: int = 0
+
+    def __add__(self, other: "Mean") -> "Mean":
+        return Mean(self.total + other.total, self.planes + other.planes)
+
+    @classmethod
+    def of(cls, value: float) -> "Mean":
+        """Return the mean of a single plane; an undefined score counts for nothing."""
+        return cls() if math.isnan(value) else cls(value, 1)
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN over no planes."""
+        return self.total / self.planes if self.planes else math.nan
+
+
+Counts = (
+    PixelCounts | RandCounts | InformationCounts | WarpingCounts | MatchCounts | CtcCounts | Mean
+)
+Key = tuple[str, float | None]  # family, and the threshold it was counted at
+Tally = dict[Key, Counts]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Counts of one kind and the metrics that are properties of them."""
+
+    counts: type
+    metrics: Mapping[str, str]
+
+
+FAMILIES: dict[str, Family] = {
+    # of the instances
+    "foreground": Family(PixelCounts, {"dice": "f", "iou": "iou"}),
+    "matching": Family(
+        MatchCounts,
+        {name: name for name in ("f1", "ap", "pq", "sq", "precision", "recall")},
+    ),
+    "ctc": Family(CtcCounts, {"seg": "seg", "det": "det"}),
+    "rand": Family(RandCounts, {"rand": "f", "rand_split": "split", "rand_merge": "merge"}),
+    "adapted_rand": Family(RandCounts, {"adapted_rand_error": "error"}),
+    "voi": Family(InformationCounts, {"voi_split": "voi_split", "voi_merge": "voi_merge"}),
+    # of the probability map, per threshold
+    "pixel": Family(PixelCounts, {"pixel_error": "error", "pixel_f": "f"}),
+    "v_rand": Family(Mean, {"v_rand": "value"}),
+    "v_info": Family(Mean, {"v_info": "value"}),
+    "v_rand_pooled": Family(RandCounts, {"v_rand_pooled": "f"}),
+    "warping": Family(
+        WarpingCounts, {"warping_error": "error", "splits_and_mergers": "splits_and_mergers"}
+    ),
+}
+
+# Metrics of the probability map that are quoted at their best threshold, as the challenge does.
+BEST = {
+    "pixel_error": min,
+    "pixel_f": max,
+    "v_rand": max,
+    "v_rand_pooled": max,
+    "v_info": max,
+    "warping_error": min,
+    "splits_and_mergers": min,
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number.
+
+    Attributes
+    ----------
+    metric : str
+    at : float or None
+        The threshold; None for a metric without one, and for the best over thresholds.
+    value : float
+    n : int
+        Samples behind the value.
+    family, counts : str
+        Family and JSON text of the counts it was taken from; the chosen threshold for a best.
+    """
+
+    metric: str
+    at: float | None
+    value: float
+    n: int = 1
+    family: str = ""
+    counts: str = ""
+
+
+def tally_map(
+    truth: LabelArray, probability: LabelArray, *, thresholds: Sequence[float], radius: int
+) -> Tally:
+    """Count what boundary-map metrics need on one plane.
+
+    Parameters
+    ----------
+    truth : ndarray of int, shape (y, x)
+        Instance ids. The truth of the map is `gigaseg.labels.boundary_truth`: instances without
+        the ridge between those that touch, so that its components are the instances.
+    probability : ndarray of uint8, shape (y, x)
+        round(255 p) of being inside a cell.
+    thresholds : sequence of float
+        A pixel is a cell iff p > threshold. The pixel error is also counted at 0.5.
+    radius : int
+        See `gigaseg.warping.warping_counts`.
+    """
+    inside = boundary_truth(truth)
+    true_cells = components(inside)
+    tally: Tally = {}
+    for threshold in sorted({*thresholds, 0.5}):
+        cells = cut(probability, threshold)
+        tally["pixel", threshold] = pixel_counts(inside, cells)
+        if threshold not in thresholds:
+            continue
+        table = contingency(true_cells, thin(cells))
+        pairs = rand_counts(table)
+        confidence = np.abs(
+            probability.astype(np.float32) / np.float32(255) - np.float32(threshold)
+        )
+        tally["v_rand", threshold] = Mean.of(pairs.f)
+        tally["v_info", threshold] = Mean.of(information_counts(table).f)
+        tally["v_rand_pooled", threshold] = pairs
+        tally["warping", threshold] = warping_counts(
+            inside, cells, confidence=confidence, radius=radius
+        )
+    return tally
+
+
+def tally_instances(
+    table: Contingency, *, iou_thresholds: Sequence[float], iou_match: Any
+) -> Tally:
+    """Count what instance metrics need, from the table of one whole problem."""
+    true, found = table.truth != 0, table.segment != 0
+    tp, fp, fn, tn = (
+        int(table.voxels[which].sum())
+        for which in (true & found, ~true & found, true & ~found, ~true & ~found)
+    )
+    matches = match_counts(table, iou_thresholds, match=iou_match)
+    return {
+        ("foreground", None): PixelCounts(tp, fp, fn, tn),
+        ("rand", None): rand_counts(table),
+        ("adapted_rand", None): adapted_rand_counts(table),
+        ("voi", None): information_counts(table, background="object"),
+        ("ctc", None): ctc_counts(table),
+        **{("matching", at): m for at, m in zip(iou_thresholds, matches, strict=True)},
+    }
+
+
+def cut(probability: LabelArray, threshold: float) -> BoolArray:
+    """Return where probabilities stored as round(255 p) exceed a threshold.
+
+    Examples
+    --------
+    >>> cut(np.array([51, 52], np.uint8), 0.2)
+    array([False,  True])
+    """
+    # In whole numbers: 51/255 > 0.2 holds in float32 and not in float64.
+    return np.asarray(probability > math.floor(255 * threshold + 1e-9))
+
+
+def add(tallies: Iterable[Tally]) -> Tally:
+    """Pool tallies: problems stay apart, their counts add up."""
+    total: Tally = {}
+    for tally in tallies:
+        for key, counts in tally.items():
+            total[key] = total[key] + counts if key in total else counts  # type: ignore[operator]
+    return total
+
+
+def score(tally: Tally, *, n: int = 1) -> list[Score]:
+    """Take all scores of a tally, best ones over thresholds included."""
+    scores = [
+        Score(metric, at, float(getattr(counts, name)), n, family, encode(counts))
+        for (family, at), counts in tally.items()
+        for metric, name in FAMILIES[family].metrics.items()
+    ]
+    return [*scores, *_summarise(scores)]
+
+
+def average(samples: Sequence[Sequence[Score]]) -> list[Score]:
+    """Average scores over the samples where they are defined.
+
+    A best over thresholds is the best of the averages, at one threshold common to all samples.
+    """
+    values: dict[tuple[str, float | None], list[float]] = defaultdict(list)
+    for scores in samples:
+        for one in scores:
+            if one.family:
+                values[one.metric, one.at] += [] if math.isnan(one.value) else [one.value]
+    means = [
+        Score(metric, at, math.fsum(v) / len(v) if v else math.nan, len(v))
+        for (metric, at), v in values.items()
+    ]
+    return [*means, *_summarise(means)]
+
+
+def encode(counts: Counts) -> str:
+    """Write counts as JSON text: whole numbers of any size survive."""
+    return json.dumps(asdict(counts), sort_keys=True, separators=(",", ":"))
+
+
+def decode(family: str, text: str) -> Counts:
+    """Read what `encode` wrote.
+
+    Examples
+    --------
+    >>> decode("pixel", encode(PixelCounts(tp=10**20))).tp == 10**20
+    True
+    """
+    return cast(Counts, FAMILIES[family].counts(**json.loads(text)))
+
+
+def _summarise(scores: Sequence[Score]) -> Iterator[Score]:
+    """Yield the best over thresholds of the metrics in `BEST`, and the mean AP."""
+    curves: dict[str, list[Score]] = defaultdict(list)
+    for one in scores:
+        if one.at is not None:
+            curves[one.metric].append(one)
+    for metric, pick in BEST.items():
+        if metric in curves:
+            yield _best(metric, curves[metric], pick)
+    if "ap" in curves:
+        value = math.fsum(one.value for one in curves["ap"]) / len(curves["ap"])
+        yield Score("mean_ap", None, value, curves["ap"][0].n)
+
+
+def _best(metric: str, curve: Sequence[Score], pick: Any) -> Score:
+    defined = [one for one in curve if not math.isnan(one.value)]
+    if not defined:
+        return Score(metric, None, math.nan, curve[0].n)
+    best = pick(defined, key=lambda one: one.value)  # of equals the lowest threshold, listed first
+    chosen = json.dumps({"threshold": best.at}, separators=(",", ":"))
+    return Score(metric, None, best.value, best.n, "", chosen)

@@ -1,0 +1,298 @@
+"""Evaluate: score probabilities and instances against the truth, per lot; tabulate: join the lots.
+
+The table of a lot is tidy: one row per sample, metric and threshold (`at`; NaN for a metric
+without one and for the best over thresholds). Column `counts` holds, as JSON, the whole numbers
+behind a score; `tabulate` pools these, so pooled scores are exact and no image is read again.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..labels import Contingency, LabelArray, contingency
+from ..ledger import digest, fingerprint, write_atomically, write_manifest
+from ..scores import Score, Tally, add, average, decode, score, tally_instances, tally_map
+from ..volumes import Volume, open_volume
+from . import Row, read_entries, run_lot
+
+LIBRARIES = ("numpy", "scipy", "numba", "zarr")
+
+COLUMNS = {
+    "experiment": "str",
+    "fold": "int64",
+    "dataset": "str",
+    "split": "str",
+    "aggregation": "str",  # sample, pooled (over the counts of samples), mean (over samples)
+    "sample": "str",
+    "metric": "str",
+    "at": "float64",
+    "value": "float64",
+    "n": "int64",
+    "family": "str",
+    "counts": "str",
+}
+GROUP = ["experiment", "fold", "dataset", "split"]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One sample's scores and its facts for the manifest."""
+
+    scores: Sequence[Score]
+    facts: Mapping[str, Any]
+
+
+def run(
+    *,
+    manifest: Path,
+    convert: Path,
+    predict: Path,
+    split: Path,
+    settings: Mapping[str, Any],
+    code: str,
+    threads: int,
+) -> None:
+    """Score the samples of a lot.
+
+    Parameters
+    ----------
+    manifest : Path
+        Written last; the lot's table lies beside it, with the suffix ``.parquet``.
+    convert, predict, split : Path
+        Manifests of the lot's images with truth, its probabilities and its instances.
+    settings : mapping
+        ``lot``, ``samples``, ``experiment``, ``fold`` and ``evaluation``. A sample whose ``label``
+        is null gets facts and no scores.
+    code : str
+        Digest of this stage's code.
+    threads : int
+        Samples scored at once; they never change a value.
+    """
+    images, maps, instances = read_entries(convert), read_entries(predict), read_entries(split)
+
+    def evaluate(row: Row) -> Evaluated:
+        name = row["sample"]
+        return evaluate_sample(
+            row, images[name], maps[name], instances[name], settings=settings, code=code
+        )
+
+    ready = [row for row in settings["samples"] if instances[row["sample"]]["status"] == "done"]
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {row["sample"]: pool.submit(evaluate, row) for row in ready}
+    # The table comes before the manifest, which `run_lot` writes: hence the futures, whose errors
+    # are raised a second time there.
+    done = [row for row in ready if futures[row["sample"]].exception() is None]
+    rows = [
+        record
+        for row in done
+        for record in _records(_group(row, settings), row, futures[row["sample"]].result().scores)
+    ]
+    _write_parquet(manifest.with_suffix(".parquet"), _frame(rows))
+    run_lot(
+        "evaluate",
+        manifest,
+        settings["lot"],
+        settings["samples"],
+        lambda row: futures[row["sample"]].result().facts,
+        instances,
+    )
+
+
+def evaluate_sample(
+    row: Row,
+    image: Mapping[str, Any],
+    probability: Mapping[str, Any],
+    instances: Mapping[str, Any],
+    *,
+    settings: Mapping[str, Any],
+    code: str,
+) -> Evaluated:
+    """Score one sample.
+
+    Parameters
+    ----------
+    row : mapping
+        The sample's row of the sheet.
+    image, probability, instances : mapping
+        Its entries in the manifests of convert, predict and split.
+    settings, code
+        As for `run`.
+
+    Raises
+    ------
+    ValueError
+        If truth, probabilities and instances do not cover the same voxels.
+    """
+    stamp = fingerprint(
+        code=code,
+        settings={"evaluation": settings["evaluation"], "objects": row["objects"]},
+        inputs={entry["stage"]: entry["fingerprint"] for entry in (image, probability, instances)},
+        libraries=LIBRARIES,
+    )
+    facts = {"store": None, "fingerprint": digest(stamp), "scored": row["label"] is not None}
+    if not facts["scored"]:
+        return Evaluated([], facts)
+    truth = open_volume(image["store"], "truth")
+    found, segments = open_volume(probability["store"]), open_volume(instances["store"])
+    _check_shapes(truth, found, segments)
+    scores = score(tally_volume(truth, found, segments, row["objects"], settings["evaluation"]))
+    content = [[one.metric, one.at, repr(one.value), one.counts] for one in scores]
+    return Evaluated(scores, {**facts, "shape": truth.shape, "scores": digest(content)})
+
+
+def tally_volume(
+    truth: Volume,
+    probability: Volume,
+    segments: Volume,
+    objects: str,
+    evaluation: Mapping[str, Any],
+) -> Tally:
+    """Count everything the metrics need, reading one plane at a time.
+
+    Boundary-map metrics are defined in the plane; they are taken from the first channel (the
+    foreground, or the interior) and added over planes. Instance metrics treat every plane
+    (`objects` "plane") or the volume ("volume") as one problem.
+    """
+    tally: Tally = {}
+    tables: list[Contingency] = []
+    for z in range(truth.shape[0]):
+        plane = _plane(truth, z)
+        tables.append(contingency(plane, _plane(segments, z)))
+        on_map = tally_map(
+            plane,
+            _plane(probability, z),
+            thresholds=evaluation["thresholds"],
+            radius=evaluation["warping_radius"],
+        )
+        tally = add([tally, on_map])
+    problems = tables if objects == "plane" else [Contingency.total(tables)]
+    on_instances = (
+        tally_instances(
+            table,
+            iou_thresholds=evaluation["iou_thresholds"],
+            iou_match=evaluation["iou_match"],
+        )
+        for table in problems
+    )
+    return add([tally, *on_instances])
+
+
+def tabulate(
+    *,
+    manifest: Path,
+    evaluate: Sequence[Path],
+    settings: Mapping[str, Any],  # noqa: ARG001  the lots it names are in `evaluate`
+    code: str,
+    threads: int,  # noqa: ARG001  every stage is called alike
+) -> None:
+    """Join the tables of all lots and add, per model, data set and split, pooled and mean rows.
+
+    Parameters
+    ----------
+    manifest : Path
+        ``scores.json``, written last, beside ``scores.parquet`` and, for people, ``scores.csv``.
+    evaluate : sequence of Path
+        Manifests of the lots.
+    settings : mapping
+        The list of lots, which Snakemake compares.
+    code : str
+        Digest of this stage's code.
+    threads : int
+        Not used.
+    """
+    lots = [pd.read_parquet(path.with_suffix(".parquet")) for path in evaluate]
+    samples = _join(lots)
+    table = _join([samples, _frame(_aggregates(samples))])
+    order = [*GROUP, "aggregation", "sample", "metric", "at"]
+    table = table.sort_values(order, kind="stable", na_position="first", ignore_index=True)
+    text = table.drop(columns=["family", "counts"]).to_csv(index=False)
+    _write_parquet(manifest.with_suffix(".parquet"), table)
+    write_atomically(manifest.with_suffix(".csv"), text)
+    write_manifest(
+        manifest,
+        {
+            "stage": "tabulate",
+            "lot": None,
+            "samples": [],
+            "code": code,
+            "rows": len(table),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        },
+    )
+
+
+def _aggregates(samples: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield the pooled and the mean rows of every model, data set and split."""
+    for values, rows in samples.groupby(GROUP, sort=True):
+        group = dict(zip(GROUP, values, strict=True))
+        tallies = [_tally(part) for _, part in rows.groupby("sample", sort=True)]
+        pooled = score(add(tallies), n=len(tallies))
+        means = average([score(tally) for tally in tallies])
+        for aggregation, scores in (("pooled", pooled), ("mean", means)):
+            yield from _records({**group, "aggregation": aggregation}, {"sample": ""}, scores)
+
+
+def _tally(rows: pd.DataFrame) -> Tally:
+    """Read the counts of one sample back from its rows."""
+    counted = rows[rows["family"] != ""].drop_duplicates(["family", "at"])
+    return {
+        (family, None if np.isnan(at) else at): decode(family, text)
+        for family, at, text in zip(
+            counted["family"], counted["at"], counted["counts"], strict=True
+        )
+    }
+
+
+def _group(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "experiment": settings["experiment"],
+        "fold": settings["fold"],
+        "dataset": row["dataset"],
+        "split": row["split"],
+        "aggregation": "sample",
+    }
+
+
+def _records(
+    group: Mapping[str, Any], row: Mapping[str, Any], scores: Iterable[Score]
+) -> Iterator[dict[str, Any]]:
+    for one in scores:
+        yield {**group, "sample": row["sample"], **asdict(one)}
+
+
+def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return records as a table whose columns have their types even without any row."""
+    return pd.DataFrame(list(records), columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    full = [table for table in tables if len(table)]
+    return pd.concat(full, ignore_index=True) if full else _frame([])
+
+
+def _write_parquet(path: Path, table: pd.DataFrame) -> None:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    write_atomically(path, buffer.getvalue())
+
+
+def _plane(volume: Volume, z: int) -> LabelArray:
+    """Read one plane, of the first channel if there are channels."""
+    array: Any = volume.array
+    return np.asarray(array[0, z] if volume.axes[0] == "c" else array[z])
+
+
+def _check_shapes(truth: Volume, *others: Volume) -> None:
+    for other in others:
+        if other.shape != truth.shape:
+            raise ValueError(
+                f"{other.path} has shape {other.shape}, the truth {truth.shape}: one of them is "
+                "out of date; run the stages from convert on again with --forcerun convert."
+            )
