@@ -24,7 +24,7 @@ from torch.nn import functional
 from .classes import IGNORED
 from .curves import Scores, learning_rate_factor
 from .patches import Batch, TrainingBatches, ValidationBatches
-from .unet import UNet
+from .unet import Architecture, UNet
 
 logger = logging.getLogger(__name__)
 
@@ -214,6 +214,24 @@ class Recorder(lightning.Callback):
         self.write(row | {"learning_rate": self._rate})
 
 
+def count_parameters(architecture: Architecture) -> int:
+    """Return the number of trained values, without drawing any.
+
+    Examples
+    --------
+    >>> count_parameters(Architecture())  # the paper's network
+    31030658
+    """
+    with torch.device("meta"):
+        return sum(values.numel() for values in UNet(architecture).parameters())
+
+
+def initialise(architecture: Architecture, seed: int) -> UNet:
+    """Return a new network whose weights depend on the seed only."""
+    torch.manual_seed(seed)
+    return UNet(architecture)
+
+
 def fit(
     network: UNet,
     settings: Mapping[str, Any],
@@ -228,8 +246,7 @@ def fit(
     network : UNet
         Trained in place.
     settings : mapping
-        Section ``training``; device and precision settled by `choose_device` and
-        `choose_precision`.
+        Section ``training``, with device and precision settled by `settle`.
     batches : TrainingBatches
         One per step.
     validation : ValidationBatches or None
@@ -246,6 +263,7 @@ def fit(
     -----
     Bits are reproducible on one kind of CPU with the same number of threads.
     """
+    torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
     recorder = Recorder(write, settings["validate_every"])
     trainer = make_trainer(settings, recorder, validate=validation is not None)
@@ -332,33 +350,36 @@ def re_estimate_batch_norm(network: UNet, batches: Iterable[Batch]) -> None:
     network.eval()
 
 
-def choose_device(device: str) -> str:
-    """Settle ``auto``: cuda where there is a GPU, else cpu.
+def settle(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section ``training`` with ``auto`` replaced by what this machine has.
+
+    ``device``: cuda where there is a GPU, else cpu. ``precision``: bfloat16 where the hardware
+    multiplies it, else float32.
 
     Raises
     ------
     ValueError
         If a GPU is asked for and there is none.
     """
+    device, precision = settings["device"], settings["precision"]
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ValueError(
             "training.device is cuda, but PyTorch sees no GPU here: set it to auto or cpu, or run "
             "on a machine with a GPU and a CUDA build of PyTorch"
         )
-    return ("cuda" if available else "cpu") if device == "auto" else device
+    if device == "auto":
+        device = "cuda" if available else "cpu"
+    if precision == "auto":
+        precision = "bfloat16" if _has_native_bfloat16(device) else "float32"
+    return {**settings, "device": device, "precision": precision}
 
 
-def choose_precision(precision: str, device: str) -> str:
-    """Settle ``auto``: bfloat16 where the hardware multiplies it, else float32."""
-    if precision != "auto":
-        return precision
+def _has_native_bfloat16(device: str) -> bool:
     if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Not yet public for every supported version of PyTorch.
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if native else "float32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Not yet public for every supported version of PyTorch.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
