@@ -1,0 +1,155 @@
+"""Loading models, choosing how they run, and what prediction refuses."""
+
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from gigaseg import inference
+from gigaseg.geometry import UNetGeometry
+from gigaseg.inference import Predictor, Runtime, choose_runtime, load_model, predict_image
+from gigaseg.tiling import TileGrid
+from gigaseg.unet import Architecture, UNet
+from safetensors.torch import save_file
+
+SMALL = Architecture(depth=1, width=2, dropout=0.0)
+GRID = TileGrid(SMALL.geometry, 24)
+
+
+def save(folder, network, **changes):
+    weights = {"best": "best.safetensors", "last": "last.safetensors"}
+    for name in weights.values():
+        save_file(network.state_dict(), folder / name)
+    metadata = {"architecture": network.architecture.to_dict(), "weights": weights, **changes}
+    (folder / "model.json").write_text(json.dumps(metadata))
+    return folder / "model.json"
+
+
+def test_a_model_is_loaded_as_it_was_saved(tmp_path):
+    network = UNet(SMALL)
+    loaded, metadata = load_model(save(tmp_path, network, target="foreground"), "last")
+    assert not loaded.training
+    assert metadata["target"] == "foreground"
+    for name, values in network.state_dict().items():
+        assert torch.equal(values, loaded.state_dict()[name])
+
+
+@pytest.mark.parametrize("missing", ["model.json", "best.safetensors"])
+def test_a_missing_model_names_the_command(tmp_path, missing):
+    model = save(tmp_path, UNet(SMALL))
+    (tmp_path / missing).unlink()
+    with pytest.raises(ValueError, match=f"{missing} is missing: .* --forcerun train"):
+        load_model(model)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    model = save(tmp_path, UNet(SMALL), architecture={**SMALL.to_dict(), "width": 4})
+    with pytest.raises(ValueError, match=r"best.safetensors does not fit Architecture"):
+        load_model(model)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    network = UNet(SMALL)
+    torch.nn.init.constant_(network.head.bias, float("nan"))
+    with pytest.raises(ValueError, match=r"head.bias holds values that are not finite"):
+        load_model(save(tmp_path, network))
+
+
+def prediction(**changes):
+    return {"device": "auto", "precision": "auto", **changes}
+
+
+def test_automatic_choices_are_logged(caplog, monkeypatch):
+    monkeypatch.setattr(inference, "_has_native_bfloat16", lambda _: True)
+    caplog.set_level(logging.INFO, inference.logger.name)
+    runtime = choose_runtime(prediction(device="cpu"))
+    assert runtime == Runtime("cpu", "bfloat16")
+    assert "predicting on cpu in bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_taken_where_it_is_native(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    expected = "bfloat16" if native else "float32"
+    assert choose_runtime(prediction(device="cpu")).precision == expected
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_runtime(prediction(device=device, precision="float32")).device == "cuda"
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_runtime(prediction(precision="float32")).device == "cpu"
+    with pytest.raises(ValueError, match="PyTorch sees no CUDA device here: set it to auto or cpu"):
+        choose_runtime(prediction(device="cuda"))
+
+
+def test_bfloat16_is_close_to_float32():
+    torch.manual_seed(0)
+    network = UNet(SMALL)
+    image = np.random.default_rng(0).normal(size=(1, 20, 20)).astype(np.float32)
+    exact = predict_image(Predictor(network, GRID), image)
+    fast = predict_image(Predictor(network, GRID, Runtime("cpu", "bfloat16")), image)
+    assert fast.dtype == np.float32
+    assert 0 < np.abs(fast - exact).max() < 0.1
+
+
+def test_a_grid_of_another_network_is_refused():
+    with pytest.raises(ValueError, match=r"made for UNetGeometry\(depth=2.*make the grid from"):
+        Predictor(UNet(SMALL), TileGrid(UNetGeometry(2), 48))
+
+
+def test_a_block_must_be_whole_steps():
+    data = np.zeros((1, GRID.step + 2 * GRID.halo, 3 + 2 * GRID.halo), np.float32)
+    with pytest.raises(ValueError, match=r"a block of \(8, 3\) px is not a multiple of step 8"):
+        Predictor(UNet(SMALL), GRID).probabilities(data)
+
+
+def test_an_image_that_is_not_finite_is_named():
+    image = np.full((1, 9, 9), np.nan, np.float32)
+    with pytest.raises(ValueError, match="the image holds values that are not finite"):
+        predict_image(Predictor(UNet(SMALL), GRID), image)
+
+
+def test_a_network_that_overflows_is_named():
+    network = UNet(SMALL)
+    torch.nn.init.constant_(network.head.weight, 3e38)
+    torch.nn.init.constant_(network.merge[0][2].bias, 3e38)
+    with pytest.raises(
+        ValueError, match=r"not finite for a finite image: try prediction\.precision"
+    ):
+        predict_image(Predictor(network, GRID), np.ones((1, 9, 9), np.float32))
+
+
+def test_every_worker_computes_on_one_thread():
+    network, seen = UNet(SMALL), []
+    network.head.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    predictor = Predictor(network, GRID)
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(2) as pool:
+        list(
+            pool.map(lambda _: predict_image(predictor, np.zeros((1, 9, 9), np.float32)), range(4))
+        )
+    predict_image(predictor, np.zeros((1, 9, 9), np.float32))
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_every_call_gets_the_same_number_of_tiles():
+    network, seen = UNet(SMALL), []
+    network.head.register_forward_hook(lambda _layer, inputs, _: seen.append(len(inputs[0])))
+    predict_image(Predictor(network, GRID, batch=4), np.zeros((1, 24, 24), np.float32))
+    assert seen == [4, 4, 4]  # nine tiles
+
+
+def test_dropout_is_off():
+    network = UNet(Architecture(depth=1, width=2, dropout=0.5)).train()
+    image = np.ones((1, 9, 9), np.float32)
+    predictor = Predictor(network, GRID)
+    np.testing.assert_array_equal(predict_image(predictor, image), predict_image(predictor, image))
