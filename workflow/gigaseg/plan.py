@@ -178,8 +178,8 @@ class Plan:
     def _parts(self, experiment: str, fold: Any) -> dict[str, list[str]]:
         parts = self.folds[experiment][int(fold)]
         return {
-            "train": [row.sample for row in parts.train],
-            "validation": [row.sample for row in parts.validation],
+            "train": [f"{row.dataset}/{row.sample}" for row in parts.train],
+            "validation": [f"{row.dataset}/{row.sample}" for row in parts.validation],
         }
 
     def phantom(self, dataset: str) -> str:
@@ -201,7 +201,7 @@ class Plan:
 
     def report(self) -> str:
         """Return the settings of the report, which shows all settings of the run."""
-        return canonical_json(self.settings)
+        return canonical_json({**self.settings["report"], "config": self.settings})
 
     def verdict(self) -> str:
         """Return the settings of the last job, which looks for failed samples."""

@@ -83,6 +83,8 @@ def canonical(node: object) -> str:
     for field, value in ast.iter_fields(node):
         if field == "body" and isinstance(value, list):
             value = _without_docstring(node, value)
+        elif isinstance(node, ast.JoinedStr):
+            value = [part for part in value if not _is_empty_text(part)]
         if field not in _SKIPPED and value is not None and value != []:
             parts.append(f"{field}={canonical(value)}")
     return f"{type(node).__name__}({','.join(parts)})"
@@ -94,6 +96,11 @@ def _without_docstring(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
         case [ast.Expr(value=ast.Constant(value=str())), *rest] if isinstance(node, documented):
             return rest
     return body
+
+
+def _is_empty_text(part: ast.expr) -> bool:
+    """Recognise what some versions of Python put between the parts of an f-string."""
+    return isinstance(part, ast.Constant) and part.value == ""
 
 
 @cache

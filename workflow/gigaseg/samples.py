@@ -105,6 +105,8 @@ def check(samples: Sequence[Sample], settings: Mapping[str, Any], sheet: str) ->
         if dataset not in datasets:
             near = nearest(dataset, datasets) or f"; there are {', '.join(datasets)}"
             yield Problem(where, f"data set {dataset!r} is not in the config{near}")
+    for dataset, facts in datasets.items():
+        yield from _check_source(("datasets", str(dataset)), facts)
     for sample in samples:
         if sample.split != "test" and not sample.label:
             text = f"sample {sample.sample!r} is for {sample.split} and has no label"
@@ -113,6 +115,14 @@ def check(samples: Sequence[Sample], settings: Mapping[str, Any], sheet: str) ->
             yield from _check_files(where, sample, Path(settings["data_root"] or ""))
     for title, experiment in settings["experiments"].items():
         yield from _check_experiment(str(title), experiment, samples)
+
+
+def _check_source(where: tuple[str, ...], dataset: Mapping[str, Any]) -> Iterator[Problem]:
+    registry = dataset["registry"]
+    if registry and dataset["phantom"]:
+        yield Problem(where, "has a registry and a phantom: the files are fetched or drawn")
+    if registry and not Path(registry).is_file():
+        yield Problem((*where, "registry"), f"{registry} does not exist")
 
 
 def _check_files(where: tuple[str, ...], sample: Sample, root: Path) -> Iterator[Problem]:

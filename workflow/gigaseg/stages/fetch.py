@@ -84,9 +84,9 @@ def _refuse_unfetchable(registry: Path, root: Path, missing: list[Source]) -> No
     paths = [source.path for source in missing if not source.url]
     if paths:
         raise FileNotFoundError(
-            f"{len(paths)} files are not below {root} and have no address in {registry}: "
-            f"{_some(paths)}. config/README.md says how to make them; `data_root` says where they "
-            "are looked for"
+            f"{len(paths)} {'file is' if len(paths) == 1 else 'files are'} not below {root} and "
+            f"cannot be fetched, as {registry} has no address: {_some(paths)}. config/README.md "
+            "says how to make them, `data_root` where they are looked for"
         )
 
 

@@ -1,0 +1,155 @@
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from gigaseg import settings
+from gigaseg.settings import Problem, SettingsError, resolve
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = {
+    "datasets": {"cells": {}},
+    "experiments": {"one": {"datasets": ["cells"]}},
+}
+
+
+def change(**sections):
+    """Return the minimal config with sections changed."""
+    return {**deepcopy(MINIMAL), **sections}
+
+
+def problems(config, given=None):
+    return [str(problem) for problem in resolve(config, given or {})[1]]
+
+
+def test_everything_has_a_default_but_data_sets_and_experiments():
+    resolved, found = resolve(MINIMAL, {})
+    assert found == []
+    assert resolved["datasets"]["cells"]["lot"] == 50
+    assert resolved["experiments"]["one"]["network"]["depth"] == 4
+    assert resolved["experiments"]["one"]["training"]["augmentation"]["elastic"]["sigma"] == 10
+
+
+def test_config_yaml_shows_every_key_with_its_default():
+    written = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    defaults, _ = resolve(MINIMAL, {})
+    own = ("datasets", "experiments")
+    assert {k: v for k, v in written.items() if k not in own} == {
+        k: v for k, v in defaults.items() if k not in own
+    }
+    assert set(written["datasets"]["nuclei"]) == set(defaults["datasets"]["cells"])
+    shown = set(written["experiments"]["nuclei"]) | set(settings.PER_EXPERIMENT)
+    assert shown == set(defaults["experiments"]["one"])
+
+
+def test_every_knob_of_the_schema_is_described():
+    def leaves(schema, path=()):
+        for name, part in schema.get("properties", {}).items():
+            part = settings._follow(part)
+            if "properties" in part or isinstance(part.get("additionalProperties"), dict):
+                yield from leaves(part, (*path, name))
+            else:
+                yield (*path, name), part
+
+    assert [p for p, s in leaves(settings.read_schema("config")) if "description" not in s] == []
+
+
+def test_an_experiment_starts_from_the_common_sections():
+    config = change(network={"width": 8})
+    config["experiments"]["two"] = {"datasets": ["cells"], "network": {"depth": 3}}
+    config["experiments"]["two"]["training"] = {"tile": 316, "augmentation": {"gain": 0.0}}
+    resolved, found = resolve(config, {})
+    assert found == []
+    assert (
+        resolved["experiments"]["one"]["network"] | {"depth": 3}
+        == (resolved["experiments"]["two"]["network"])
+    )
+    assert resolved["experiments"]["two"]["training"]["augmentation"]["gain"] == 0
+    assert resolved["experiments"]["two"]["training"]["augmentation"]["noise"] == 0.02
+
+
+def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
+    given = {
+        "datasets": {"mine": {}},
+        "experiments": {"mine": {"datasets": ["mine"]}},
+        "network": {"width": 8},
+    }
+    merged = {  # as Snakemake merges: deeply, everywhere
+        "datasets": {"cells": {}, "mine": {}},
+        "experiments": {**MINIMAL["experiments"], **given["experiments"]},
+        "network": {"depth": 3, "width": 8},
+    }
+    resolved, found = resolve(merged, given)
+    assert found == []
+    assert list(resolved["datasets"]) == list(resolved["experiments"]) == ["mine"]
+    assert resolved["network"]["depth"] == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (change(trainig={}), "trainig: unknown key; did you mean training?"),
+        (change(network={"dept": 4}), "network.dept: unknown key; did you mean depth?"),
+        (change(sigma=5), "sigma: unknown key; it belongs under weights"),
+        (change(training={"learning_rate": "1e-3"}), "write 1.0e-3"),
+        (change(training={"learning_rate": "1e3"}), "write 1.0e+3"),
+        (change(training={"steps": "100"}), "'100' is not a whole number; YAML reads it as a text"),
+        (change(network={"normalization": False}), "YAML reads yes, no, on and off as true"),
+        (change(network={"padding": "vald"}), "one of valid, same; did you mean valid?"),
+        (change(network={"depth": 0}), "network.depth: 0 is below 1, the smallest allowed"),
+        (change(network={"depth": True}), "network.depth: true is not a whole number"),
+        (change(network={"dropout": 1}), "network.dropout: 1 is not below 1"),
+        (change(network={"depth": 9}), "9 is above 8, the largest allowed"),
+        (change(weights={"sigma": 0}), "weights.sigma: 0 is not above 0 (width of"),
+        (change(weights=None), "weights: null is not a section of keys"),
+        (change(prediction={"tile": "large"}), "prediction.tile: 'large' is not allowed (network"),
+        (change(evaluation={"thresholds": []}), "evaluation.thresholds: [] has 0 entries"),
+        (change(datasets={"cells": {}, "a b": {}}), "datasets.a b: not safe as a file name"),
+        (change(datasets={"cells": {}, "<script>x</script>": {}}), "not safe as a file name"),
+        (change(datasets={"cells": {"spacing": [1, 2]}}), "[1, 2] has 2 entries, not 3"),
+        (change(experiments={"one": {}}), "experiments.one: 'datasets' is missing"),
+        (change(experiments={"one": {"datasets": ["cels"]}}), "'cels'; did you mean cells?"),
+        (change(experiments={"one": {"datasets": ["cells", "cells"]}}), "names something twice"),
+        ({"datasets": {"cells": {}}}, "'experiments' is missing"),
+        (change(storage={"chunk": 256, "shard": 1040}), "1040 px is no multiple of chunk, 256 px"),
+        (
+            change(storage={"chunk": 24, "shard": 72}),
+            "storage.shard: 72 px is no multiple of 2**depth = 16, as one needs",
+        ),
+        (change(intensity={"low": 99.9}), "intensity.high: 99.8 is not above low, 99.9"),
+        (
+            change(training={"tile": 317}),
+            "experiments.one.training.tile: tile 317 px does not fit a network of depth 4 with "
+            "padding 'valid': the next size that does is 332",
+        ),
+        (
+            change(prediction={"tile": 572}),
+            "tile 572 px predicts 384 px at a time, which does not divide the shard of 1024 px: "
+            "the nearest tile that does is 444",
+        ),
+    ],
+)
+def test_a_problem_is_named_with_what_to_do(config, message):
+    found = problems(config)
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_all_problems_come_at_once():
+    config = change(
+        network={"dept": 3}, training={"tile": 317, "steps": "1e3"}, storage={"chunk": 100}
+    )
+    found = problems(config)
+    assert len(found) == 4
+    assert str(SettingsError(resolve(config, {})[1])).count("\n  - ") == 4
+
+
+def test_what_depends_on_a_wrong_value_is_not_complained_about():
+    assert len(problems(change(network={"depth": "four"}, training={"tile": 317}))) == 1
+    assert len(problems(change(datasets=3))) == 1
+
+
+def test_the_error_carries_its_problems():
+    problem = Problem(("network", "depth"), "0 is below 1")
+    assert SettingsError([problem]).problems == (problem,)
+    assert issubclass(SettingsError, ValueError)

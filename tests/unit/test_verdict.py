@@ -1,0 +1,32 @@
+import pytest
+from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.stages import verdict
+
+
+def lot(path, *statuses):
+    """Write a manifest of samples that ended like this."""
+    samples = [
+        {"sample": f"s{n}", "dataset": "cells", "status": status, "message": f"{status} because"}
+        for n, status in enumerate(statuses)
+    ]
+    write_manifest(path, {"stage": "convert", "lot": path.stem, "samples": samples})
+    return path
+
+
+def test_a_clean_run_leaves_a_manifest(tmp_path):
+    outcomes = [lot(tmp_path / f"cells-{n}.json", "done", "done") for n in range(2)]
+    verdict.run(manifest=tmp_path / "verdict.json", outcomes=outcomes)
+    assert read_manifest(tmp_path / "verdict.json")["done"] == 4
+
+
+def test_failed_samples_are_named_with_the_command_and_skipped_ones_are_not(tmp_path):
+    good = lot(tmp_path / "cells-0.json", "done")
+    bad = lot(tmp_path / "cells-1.json", "done", "failed", "skipped")
+    with pytest.raises(RuntimeError) as error:
+        verdict.run(manifest=tmp_path / "verdict.json", outcomes=[good, bad])
+    text = str(error.value)
+    assert text.startswith("1 sample failed, all others are finished:")
+    assert "convert of cells/s1: failed because" in text
+    assert "s2" not in text
+    assert f"--forcerun {bad} -- all" in text
+    assert not (tmp_path / "verdict.json").exists()
