@@ -17,8 +17,8 @@ def grow_into_ridge(labels: np.ndarray) -> np.ndarray:
 
     Training cuts a ridge between touching instances, one voxel from each (`gigaseg.weights`), and
     so does a network that has learned it. A background voxel becomes part of an instance that is
-    its face neighbour if within two steps from face to face there is another instance as well; of
-    several neighbours it takes the lowest id. All voxels are decided on the labels as given, so the
+    its face neighbour if another instance is not more than a ridge away: a step to a face neighbour
+    and one to any neighbour. Of several face neighbours it takes the lowest id. All voxels are decided on the labels as given, so the
     result depends on no order. The outer rim of instances, away from others, stays.
 
     Parameters
@@ -32,8 +32,8 @@ def grow_into_ridge(labels: np.ndarray) -> np.ndarray:
     """
     nobody = np.iinfo(labels.dtype).max
     neighbour = _spread(np.where(labels == 0, nobody, labels), np.minimum)
-    lowest = _spread(neighbour, np.minimum)
-    highest = _spread(_spread(labels, np.maximum), np.maximum)
+    lowest = _spread(neighbour, np.minimum, corners=True)
+    highest = _spread(_spread(labels, np.maximum), np.maximum, corners=True)
     between = (labels == 0) & (neighbour != nobody) & (lowest != highest)
     return np.where(between, neighbour, labels)
 
@@ -60,6 +60,7 @@ def fill_holes(labels: np.ndarray) -> np.ndarray:
             hole, owner = holes[before][side], labels[after][side]
             np.minimum.at(lowest, hole, owner)
             np.maximum.at(highest, hole, owner)
+    for axis in range(labels.ndim):
         for end in (0, -1):
             highest[np.take(holes, end, axis)] = 0  # open to the outside
     owner = np.where(lowest == highest, highest, 0)
@@ -146,10 +147,12 @@ def measure(
     }
 
 
-def _spread(values: np.ndarray, choose: np.ufunc) -> np.ndarray:
-    """Combine each voxel with its face neighbours by `choose`."""
+def _spread(values: np.ndarray, choose: np.ufunc, corners: bool = False) -> np.ndarray:
+    """Combine each voxel with its face neighbours, or with all neighbours, by `choose`."""
     result = values.copy()
     for axis in range(values.ndim):
+        if corners:
+            values = result.copy()
         before = (slice(None),) * axis + (slice(None, -1),)
         after = (slice(None),) * axis + (slice(1, None),)
         choose(result[before], values[after], out=result[before])

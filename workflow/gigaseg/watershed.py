@@ -123,12 +123,14 @@ def distance_levels(
     Returns
     -------
     ndarray of int32 or int64
-        In units of `integer_spacing`, squared; constant if the distance is not defined because
-        the foreground is everything.
+        In units of `integer_spacing`, squared; constant where there is nothing to measure to,
+        because the foreground is everything, or nothing.
     """
+    if foreground.all():
+        return np.full(foreground.shape, -1, np.int32)
     levels = squared_distance(~foreground, spacing)
     np.negative(levels, out=levels)
-    if beyond and not foreground.all():
+    if beyond and foreground.any():
         outside = squared_distance(foreground, spacing)
         levels[~foreground] = outside[~foreground]
     small = np.iinfo(np.int32)
