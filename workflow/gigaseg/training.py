@@ -103,7 +103,7 @@ class Segmentation(lightning.LightningModule):
         loss = weighted_cross_entropy(self(batch["image"]), batch["labels"], batch["weights"])
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.global_step} with learning rate "
+                f"the loss is {loss.item()} at step {self.global_step} with learning rate "
                 f"{self.learning_rate:.3g} on tiles {'; '.join(batch['origin'])}: lower "
                 f"learning_rate, lengthen warmup_steps or set gradient_clip"
             )
@@ -318,6 +318,8 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         # It asks torch for the class of a tree's leaves, which newer versions call deprecated.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        # Training without validation samples is said by the stage.
+        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
         yield
 
 
