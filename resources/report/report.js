@@ -8,15 +8,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
     for (const th of table.tHead.rows[0].cells) th.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down ? "descending" : "ascending");
     const text = (row) => row.cells[head.cellIndex].textContent.trim();
-    const order = (a, b) => {
-      if (a === "–" || b === "–") return (a === "–") - (b === "–");
-      return (down ? -1 : 1) * a.localeCompare(b, "en", { numeric: !head.classList.contains("num") }) ;
-    };
-    const numbers = (a, b) => (down ? -1 : 1) * (a - b);
+    const numeric = head.classList.contains("num");
     const compare = (r, s) => {
       const [a, b] = [text(r), text(s)];
-      const numeric = head.classList.contains("num") && a !== "–" && b !== "–";
-      return numeric ? numbers(Number(a), Number(b)) : order(a, b);
+      if (a === "–" || b === "–") return (a === "–") - (b === "–");
+      const order = numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true });
+      return down ? -order : order;
     };
     body.append(...[...body.rows].sort(compare));
   });
@@ -25,7 +22,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 // Enlarge a picture; the browser closes the dialog on Escape.
 const dialog = document.getElementById("zoom");
 document.querySelector("main").addEventListener("click", (event) => {
-  const picture = event.target.closest(".panels img");
+  const picture = event.target.closest(".panels button")?.querySelector("img");
   if (!picture) return;
   dialog.querySelector("img").src = picture.src;
   dialog.querySelector("p").textContent = picture.alt;

@@ -110,7 +110,7 @@ def write_sample(root, experiment, name, labels, *, truth, seed=0, dataset="plat
     )
     write_labels(root / "split" / folder / dataset / f"{name}.ome.zarr", found)
     ids, area = np.unique(found[found > 0], return_counts=True)
-    pd.DataFrame({"id": ids, "area": area}).to_parquet(
+    pd.DataFrame({"id": ids, "area_px": area, "area_um2": area / 4}).to_parquet(
         root / "split" / folder / dataset / f"{name}.objects.parquet"
     )
 
@@ -124,7 +124,11 @@ def write_lots(root, experiment, entries, dataset="plates"):
         samples = []
         for item in entries:
             store = f"{dataset}/{item['sample']}.ome.zarr" if item["status"] == "done" else None
-            samples.append({"shape": [1, 1, 96, 96], "dtype": "uint8", **item, "store": store})
+            facts = {"shape": [1, 1, 96, 96], "dtype": "uint8", "spacing": [1.0, 0.5, 0.5]}
+            if item["status"] == "failed" and stage != "convert":
+                message = f"convert failed: {item['message']}"
+                item = item | {"status": "skipped", "message": message}
+            samples.append({**facts, **item, "store": store})
         lot = f"{dataset}-0000"
         folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder / f"{lot}.json", {"stage": stage, "lot": lot, "samples": samples})
@@ -146,27 +150,38 @@ def write_model(root, experiment, seed=0):
         }
     )
     table.to_csv(folder / "metrics.csv", index=False)
-    (folder / "model.json").write_text(json.dumps({"architecture": {"depth": 4, "width": 16}}))
+    (folder / "model.json").write_text(
+        json.dumps(
+            {
+                "architecture": {"depth": 4, "width": 16, "padding": "valid"},
+                "parameters": 1941042,
+                "device": "cpu",
+                "scores": {"best": {"step": 1850}},
+            }
+        )
+    )
     write_manifest(
         folder.parent / "fold-0.json",
-        {"stage": "train", "experiment": experiment, "fold": 0, "best_step": 1850, "device": "cpu"},
+        {"stage": "train", "experiment": experiment, "fold": 0, "train": ["a/b", "a/c"]},
     )
 
 
 def score_rows(experiment, samples, seed=0, dataset="plates", split="test"):
     rng = np.random.default_rng(seed)
     rows = []
-    metrics = [("seg", None, 0.8), ("dice", None, 0.92), ("warping_error", None, 2e-4)]
+    metrics = [("seg", None, 0.8), ("dice", None, 0.92), ("adapted_rand_error", None, 0.08)]
+    metrics += [("v_rand", None, 0.93), ("pixel_error", None, 0.02), ("warping_error", None, 2e-4)]
     metrics += [("f1", at, 0.95 - 2 * max(at - 0.7, 0)) for at in np.arange(50, 100, 5) / 100]
+    metrics += [("v_rand", at, 0.93 - abs(at - 0.5) ** 2) for at in np.arange(10) / 10]
     for metric, at, centre in metrics:
         values = np.clip(centre + rng.normal(0, 0.06 * centre, len(samples)), 0, 1)
         for sample, value in zip(samples, values, strict=True):
             rows.append((sample, "sample", metric, at, float(value), 30))
-        rows.append((None, "mean", metric, at, float(np.mean(values)), len(samples)))
-        rows.append((None, "pooled", metric, at, float(np.mean(values)) - 0.01 * centre, 30))
+        rows.append(("", "mean", metric, at, float(np.mean(values)), len(samples)))
+        rows.append(("", "pooled", metric, at, float(np.mean(values)) - 0.01 * centre, 30))
     table = pd.DataFrame(rows, columns=["sample", "aggregation", "metric", "at", "value", "n"])
     table["at"] = table["at"].astype(float)
-    return table.assign(experiment=experiment, fold="0", dataset=dataset, split=split)
+    return table.assign(experiment=experiment, fold=0, dataset=dataset, split=split)
 
 
 def write_scores(root, *tables):

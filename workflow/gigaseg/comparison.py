@@ -1,90 +1,80 @@
-"""Compare experiments by their scores: what each metric means, who is best, which sample is worst.
+"""Compare experiments by their scores: who is best, and which sample is worst.
 
 Works on the tidy table of scores: one row per experiment, fold, data set, sample (or *pooled* /
 *mean* over samples), metric and threshold.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .glossary import MAIN_METRICS, METRICS, SAMPLE_METRICS, describe
 
-@dataclass(frozen=True)
-class Metric:
-    """How to name, order and explain a metric.
-
-    Parameters
-    ----------
-    title : str
-        Short name for headings.
-    better : {"higher", "lower"}
-    words : str
-        One plain sentence.
-    """
-
-    title: str
-    better: str
-    words: str
-
-
-#: Every metric the report knows how to explain, in the order in which it lists them.
-METRICS: dict[str, Metric] = {
-    "seg": Metric("SEG", "higher", "Mean overlap (IoU) of each true object with its instance."),
-    "f1": Metric("F1", "higher", "Balance of found and invented objects; a pair counts from the given IoU on."),
-    "ap": Metric("AP", "higher", "Found objects over found, missed and invented ones, from the given IoU on."),
-}  # fmt: skip
-
-#: Which metric sums up an experiment: the first of these that its scores hold.
-MAIN_METRICS = ("seg", "f1", "v_rand", "dice")
-
-#: The IoU thresholds that the tables show; curves show them all.
-SHOWN_THRESHOLDS = (0.5, 0.75)
+#: The thresholds that tables show, where not 0.5 alone; curves show them all.
+SHOWN_THRESHOLDS = {"f1": (0.5, 0.75), "ap": (0.5, 0.75)}
 
 Key = tuple[str, float | None]
 
 
-def describe(metric: str) -> Metric:
-    """Return what is known about a metric; an unknown one has no better direction.
+def list_metrics(scores: pd.DataFrame, only: Collection[str] = ()) -> list[Key]:
+    """List the (metric, threshold) pairs that tables show, in the glossary's order.
 
-    Examples
-    --------
-    >>> describe("seg").better, describe("my_own").title
-    ('higher', 'my own')
+    Parameters
+    ----------
+    scores : DataFrame
+    only : collection of str
+        Restrict to these metrics; empty for all.
+
+    Returns
+    -------
+    list of (str, float or None)
+        None is a metric without threshold, or its best over thresholds; where there is one, it
+        alone is listed. Else the `SHOWN_THRESHOLDS` are, or the lowest if there is none of these.
     """
-    return METRICS.get(metric, Metric(metric.replace("_", " "), "", ""))
-
-
-def list_metrics(scores: pd.DataFrame, *, all_thresholds: bool = False) -> list[Key]:
-    """List the (metric, threshold) pairs of a table of scores in the catalogue's order.
-
-    The threshold is None for metrics without one. Of many thresholds only `SHOWN_THRESHOLDS` are
-    listed unless `all_thresholds`; a metric that has none of these lists its first.
-    """
-    order = {name: i for i, name in enumerate(METRICS)}
     found: dict[str, set[float | None]] = {}
     for metric, at in scores[["metric", "at"]].drop_duplicates().itertuples(index=False):
-        found.setdefault(str(metric), set()).add(_threshold(at))
+        if not only or metric in only:
+            found.setdefault(str(metric), set()).add(_threshold(at))
+    order = {name: i for i, name in enumerate(METRICS)}
     keys: list[Key] = []
     for metric in sorted(found, key=lambda m: (order.get(m, len(order)), m)):
-        ats = sorted(found[metric], key=lambda at: -1.0 if at is None else at)
-        shown = [at for at in ats if at is None or at in SHOWN_THRESHOLDS] or ats[:1]
-        keys += [(metric, at) for at in (ats if all_thresholds else shown)]
+        ats = sorted(at for at in found[metric] if at is not None)
+        shown = [at for at in ats if at in SHOWN_THRESHOLDS.get(metric, (0.5,))] or ats[:1]
+        keys += [(metric, None)] if None in found[metric] else [(metric, at) for at in shown]
     return keys
 
 
-def main_metric(scores: pd.DataFrame) -> Key | None:
-    """Return the metric that sums up these scores, or None if there is no finite score."""
+def main_metric(scores: pd.DataFrame, labels: str = "instances") -> Key | None:
+    """Return the metric that sums up these scores, or None if there is no finite score.
+
+    Parameters
+    ----------
+    scores : DataFrame
+    labels : {"instances", "foreground", "boundary"}
+        What the label files of the data set hold.
+    """
     finite = scores[np.isfinite(scores["value"].astype(float))]
     keys = list_metrics(finite)
-    for wanted in MAIN_METRICS:
+    for wanted in MAIN_METRICS[labels]:
         for metric, at in keys:
             if metric == wanted:
                 return metric, at
     return keys[0] if keys else None
+
+
+def format_score(value: float) -> str:
+    """Write a score with three digits that matter.
+
+    Examples
+    --------
+    >>> format_score(0.84567), format_score(0.00021), format_score(0.0), format_score(12.5)
+    ('0.846', '2.1e-04', '0.000', '12.500')
+    """
+    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
 
 
 def held_out(scores: pd.DataFrame) -> str | None:
@@ -148,17 +138,19 @@ def _cells(group: pd.DataFrame, key: Key) -> dict[tuple[str, str], Cell]:
 
 
 def _mark_best(metric: str, cells: dict[tuple[str, str], Cell]) -> dict[tuple[str, str], Cell]:
+    """Mark the best of each column kind; numbers that look the same are equally good."""
     pick = {"higher": max, "lower": min}.get(describe(metric).better)
     if pick is None:
         return cells
     marked = dict(cells)
     for kind in {kind for _, kind in cells}:
         values = [c.value for (_, k), c in cells.items() if k == kind and math.isfinite(c.value)]
-        if len(set(values)) < 2:
+        if len(set(map(format_score, values))) < 2:
             continue
+        best = format_score(pick(values))
         for key, cell in cells.items():
-            if key[1] == kind and cell.value == pick(values):
-                marked[key] = Cell(cell.value, cell.n, cell.folds, best=True)
+            if key[1] == kind and format_score(cell.value) == best:
+                marked[key] = replace(cell, best=True)
     return marked
 
 
@@ -180,7 +172,7 @@ def per_sample(scores: pd.DataFrame) -> tuple[list[Key], list[dict[str, Any]]]:
         ``experiment``, ``fold``, ``dataset``, ``sample``, ``split`` and ``values`` by key.
     """
     samples = scores[scores["aggregation"] == "sample"]
-    keys = list_metrics(samples)
+    keys = list_metrics(samples, SAMPLE_METRICS)
     names = ["experiment", "fold", "dataset", "sample", "split"]
     rows: dict[tuple[str, ...], dict[Key, float]] = {}
     for row in samples.to_dict("records"):

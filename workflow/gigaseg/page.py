@@ -1,10 +1,10 @@
 """Turn records and scores into what the report's template shows: words, numbers and charts."""
 
 import json
-import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from . import comparison as compare
-from .figures import Chart, Curve, Strip, draw_curves, draw_strips
+from .benchmarks import duration, memory
+from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
+from .glossary import METRICS, describe
 from .summaries import Model, Results, describe_datasets, list_failures
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
@@ -35,6 +37,7 @@ def render(context: Mapping[str, Any]) -> str:
         trim_blocks=False,
         keep_trailing_newline=True,
     )
+    environment.filters["score"] = compare.format_score
     return environment.get_template("report.html.jinja").render(
         css=_asset("report.css"),
         script=_asset("report.js"),
@@ -73,12 +76,13 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
     settings : mapping
         ``title``; ``config``, if there, is shown section by section.
     """
+    labels = kinds_of_labels(settings)
     return {
         "title": str(settings.get("title") or "Segmentation report"),
-        "headlines": headlines(results),
+        "headlines": headlines(results, labels),
         "notes": results.notes,
         "failures": list_failures(results.records),
-        **_scores(results.scores),
+        **_scores(results.scores, labels),
         **_training(results.models),
         "datasets": _datasets(results),
         **_sample_table(results.scores),
@@ -89,7 +93,19 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def headlines(results: Results) -> list[dict[str, Any]]:
+def kinds_of_labels(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the label files of each data set hold, which decides its main metric.
+
+    Examples
+    --------
+    >>> kinds_of_labels({"config": {"datasets": {"em": {"labels": "boundary"}}}})
+    {'em': 'boundary'}
+    """
+    datasets = settings.get("config", {}).get("datasets", {})
+    return {name: facts.get("labels", "instances") for name, facts in datasets.items()}
+
+
+def headlines(results: Results, labels: Mapping[str, str]) -> list[dict[str, Any]]:
     """Say how good each experiment is: its main metric on each data set, on held-out samples."""
     names = [model.experiment for model in results.models]
     names += [record.experiment for record in results.records if record.experiment]
@@ -99,17 +115,17 @@ def headlines(results: Results) -> list[dict[str, Any]]:
         mine = results.scores[results.scores["experiment"] == name]
         scores = [
             line
-            for _, group in mine.groupby("dataset", sort=True)
-            if (line := _headline(group)) is not None
+            for dataset, group in mine.groupby("dataset", sort=True)
+            if (line := _headline(group, labels.get(str(dataset), "instances"))) is not None
         ]
         lines.append({"experiment": name, "scores": scores, "sentence": "No scores yet."})
     return lines
 
 
-def _headline(group: pd.DataFrame) -> dict[str, Any] | None:
+def _headline(group: pd.DataFrame, labels: str) -> dict[str, Any] | None:
     split = compare.held_out(group)
     group = group[group["split"] == split]
-    key = compare.main_metric(group)
+    key = compare.main_metric(group, labels)
     if key is None:
         return None
     rows = compare.select(group, key)
@@ -128,32 +144,40 @@ def _headline(group: pd.DataFrame) -> dict[str, Any] | None:
 
 def describe_key(key: compare.Key) -> dict[str, Any]:
     """Return what the template shows of a metric at a threshold."""
-    metric = compare.describe(key[0])
+    metric = describe(key[0])
     return {"title": metric.title, "at": key[1], "better": metric.better, "words": metric.words}
 
 
-def _scores(scores: pd.DataFrame) -> dict[str, Any]:
+def _scores(scores: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, Any]:
     metrics = dict.fromkeys(metric for metric, _ in compare.list_metrics(scores))
     return {
-        "comparisons": [_comparison(scores, c) for c in compare.compare(scores)],
-        "glossary": [compare.METRICS[name] for name in metrics if name in compare.METRICS],
+        "comparisons": [_comparison(scores, c, labels) for c in compare.compare(scores)],
+        "glossary": [METRICS[name] for name in metrics if name in METRICS],
     }
 
 
-def _comparison(scores: pd.DataFrame, table: compare.Comparison) -> dict[str, Any]:
+def _comparison(
+    scores: pd.DataFrame, table: compare.Comparison, labels: Mapping[str, str]
+) -> dict[str, Any]:
     mine = scores[(scores["dataset"] == table.dataset) & (scores["split"] == table.split)]
     kinds = [k for k in _KINDS if any(k == kind for _, row in table.rows for _, kind in row)]
-    strips, caption = _strips(mine, table.experiments)
+    key = compare.main_metric(
+        mine[mine["aggregation"] == "sample"], labels.get(table.dataset, "instances")
+    )
+    strips, caption = strip_chart(mine, table.experiments, key)
     return {
         "dataset": table.dataset,
         "split": table.split,
         "experiments": table.experiments,
         "kinds": kinds,
-        "rows": [{"key": describe_key(key), "cells": cells} for key, cells in table.rows],
+        "groups": [
+            (group, [{"key": describe_key(key), "cells": cells} for key, cells in rows])
+            for group, rows in groupby(table.rows, lambda row: describe(row[0][0]).group)
+        ],
         "caption": _count_samples(mine, table.experiments),
         "strips": strips,
         "strips_caption": caption,
-        "curves": _threshold_curves(mine),
+        "curves": threshold_charts(mine),
     }
 
 
@@ -170,53 +194,12 @@ def _count_samples(scores: pd.DataFrame, experiments: Sequence[str]) -> str:
     return f"{each}.{many}"
 
 
-def _strips(scores: pd.DataFrame, experiments: Sequence[str]) -> tuple[str, str]:
-    """Draw the main metric of each sample, one row per experiment, if there are samples enough."""
-    key = compare.main_metric(scores[scores["aggregation"] == "sample"])
-    if key is None:
-        return "", ""
-    rows = compare.select(scores, key)
-    strips = []
-    for name in experiments:
-        mine = rows[rows["experiment"] == name]
-        values = mine.loc[mine["aggregation"] == "sample", "value"].astype(float)
-        pooled = mine.loc[mine["aggregation"] == "pooled", "value"].astype(float)
-        strips.append(Strip(name, values.tolist(), float(pooled.mean())))
-    if max(len(strip.values) for strip in strips) < 3:
-        return "", ""
-    metric = compare.describe(key[0])
-    caption = f"{metric.title} of each sample: one dot is one sample, the bar is the pooled score."
-    return draw_strips(strips, _axis_title(key)), caption
-
-
-def _axis_title(key: compare.Key) -> str:
-    metric, at = compare.describe(key[0]), key[1]
-    hint = f" ({metric.better} is better)" if metric.better else ""
-    return f"{metric.title}{'' if at is None else f' @ {at:g}'}{hint}"
-
-
-def _threshold_curves(scores: pd.DataFrame) -> str:
-    """Draw the pooled scores of metrics that have three thresholds or more."""
-    pooled = scores[(scores["aggregation"] == "pooled") & scores["at"].notna()]
-    charts = []
-    for metric in dict.fromkeys(m for m, _ in compare.list_metrics(pooled)):
-        mine = pooled[pooled["metric"] == metric]
-        if mine["at"].nunique() < 3:
-            continue
-        curves = []
-        for name, part in mine.groupby("experiment", sort=True):
-            means = part.groupby("at")["value"].mean()
-            curves.append(Curve(str(name), means.index.tolist(), means.tolist()))
-        charts.append(Chart(compare.describe(metric).title, "threshold", curves))
-    return draw_curves(charts[:3]) if charts else ""
-
-
 def _training(models: Sequence[Model]) -> dict[str, Any]:
     charts = learning_charts(models)
     facts = [_model_facts(model) for model in models]
     columns = list(dict.fromkeys(name for own in facts for name in own))
     return {
-        "learning": draw_curves(charts) if charts else "",
+        "learning": draw_curves(charts),
         "model_columns": columns,
         "models": [
             {
@@ -229,34 +212,20 @@ def _training(models: Sequence[Model]) -> dict[str, Any]:
     }
 
 
-def learning_charts(models: Iterable[Model]) -> list[Chart]:
-    """Arrange the histories of all models as charts: the loss, and each validation metric."""
-    losses: list[Curve] = []
-    others: dict[str, list[Curve]] = {}
-    for model in models:
-        steps = model.history.get("step", [])
-        for name, values in sorted(model.history.items()):
-            if name == "train_loss":
-                losses.append(Curve(model.experiment, steps, values, faint=True))
-            elif name == "validation_loss":
-                losses.append(Curve(model.experiment, steps, values))
-            elif name.startswith("validation_"):
-                curve = Curve(model.experiment, steps, values)
-                others.setdefault(name.removeprefix("validation_"), []).append(curve)
-    charts = [Chart("Loss", "step", losses)] if losses else []
-    for name, curves in sorted(others.items()):
-        charts.append(Chart(f"Validation {compare.describe(name).title}", "step", curves))
-    return charts[:3]
-
-
 def _model_facts(model: Model) -> dict[str, str]:
-    """Pick the plain values among what a model's manifest says about it."""
-    hidden = {"stage", "experiment", "fold", "store", "fingerprint", "status", "message", "lot"}
-    return {
-        name.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
-        for name, value in model.manifest.items()
-        if name not in hidden and isinstance(value, str | int | float)
-    }
+    """Pick what tells models apart; what a model does not say is left out."""
+    says = model.description
+    architecture = says.get("architecture", {})
+    shown = ("depth", "width", "padding", "normalization")
+    facts = {name: architecture.get(name) for name in shown}
+    parameters = says.get("parameters")
+    facts["parameters"] = None if parameters is None else f"{parameters:,}"
+    for part in ("train", "validation"):
+        names = model.manifest.get(part)
+        facts[f"{part} samples"] = None if names is None else len(names)
+    facts["best step"] = says.get("scores", {}).get("best", {}).get("step")
+    facts |= {name: says.get(name) for name in ("device", "precision")}
+    return {name: str(value) for name, value in facts.items() if value is not None}
 
 
 def _datasets(results: Results) -> list[dict[str, Any]]:
@@ -301,37 +270,6 @@ def _benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def duration(seconds: float) -> str:
-    """Write a time for people.
-
-    Examples
-    --------
-    >>> duration(4.26), duration(75), duration(7265), duration(float("nan"))
-    ('4.3 s', '1 min 15 s', '2 h 1 min', '–')
-    """
-    if not math.isfinite(seconds):
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def memory(megabytes: float) -> str:
-    """Write an amount of memory for people.
-
-    Examples
-    --------
-    >>> memory(312.4), memory(5120), memory(float("nan"))
-    ('312 MB', '5.0 GB', '–')
-    """
-    if not math.isfinite(megabytes):
-        return "–"
-    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
-
-
 def installed_version(name: str) -> str:
     """Return the version of an installed distribution, or a note that it is not installed."""
     try:
@@ -343,7 +281,7 @@ def installed_version(name: str) -> str:
 def _machine(results: Results) -> list[tuple[str, str]]:
     def noted(key: str) -> list[str]:
         values = {str(n[key]) for n in results.attempts if key in n}
-        values |= {str(m.manifest[key]) for m in results.models if m.manifest.get(key)}
+        values |= {str(m.description[key]) for m in results.models if m.description.get(key)}
         return sorted(values)
 
     facts = [("Computers", noted("host")), ("Devices", noted("device"))]

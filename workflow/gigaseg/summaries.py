@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .benchmarks import number, read_benchmarks
 from .ledger import read_manifest
 
 #: Stages that write one manifest per lot, in order; True where they run once per experiment.
 LOT_STAGES = {"convert": False, "weigh": False, "predict": True, "split": True, "evaluate": True}
-STAGES = (
-    "fetch", "phantom", "convert", "weigh", "train", "predict", "split", "evaluate", "tabulate",
-)  # fmt: skip
 SCORE_COLUMNS = (
     "experiment", "fold", "dataset", "sample", "split", "aggregation", "metric", "at", "value", "n",
 )  # fmt: skip
@@ -220,7 +218,7 @@ def read_history(path: Path) -> dict[str, list[float]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = {
-        name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {}) if name
+        name: [number(row[name]) for row in rows] for name in (rows[0] if rows else {}) if name
     }
     return {k: v for k, v in columns.items() if any(math.isfinite(n) for n in v)}
 
@@ -233,49 +231,6 @@ def _read_scores(path: Path, notes: list[str]) -> pd.DataFrame:
     for name in ("experiment", "fold", "dataset", "sample", "split"):
         scores[name] = scores[name].astype("object").where(scores[name].notna(), "").astype(str)
     return scores
-
-
-def read_benchmarks(root: Path) -> list[dict[str, Any]]:
-    """Sum Snakemake's benchmark files per stage.
-
-    Returns
-    -------
-    list of dict
-        ``stage``, ``jobs``, ``seconds`` (sum of wall times), ``longest`` (seconds),
-        ``cpu_seconds`` and ``memory_mb`` (largest resident set); NaN where not measured.
-    """
-    # Those of the report itself can only be of an earlier run.
-    unknown = {"report", "verdict"}
-    folders = [p for p in (root / "benchmarks").glob("*") if p.is_dir() and p.name not in unknown]
-    order = {name: i for i, name in enumerate(STAGES)}
-    folders.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
-    return [_sum_benchmarks(folder) for folder in folders]
-
-
-def _sum_benchmarks(folder: Path) -> dict[str, Any]:
-    rows = []
-    for path in sorted(folder.rglob("*.tsv")):
-        with path.open(newline="") as file:
-            rows += list(csv.DictReader(file, delimiter="\t"))
-    columns = {
-        name: [n for row in rows if math.isfinite(n := _number(row.get(name)))]
-        for name in ("s", "cpu_time", "max_rss")
-    }
-    return {
-        "stage": folder.name,
-        "jobs": len(rows),
-        "seconds": sum(columns["s"]),
-        "longest": max(columns["s"], default=math.nan),
-        "cpu_seconds": sum(columns["cpu_time"]) if columns["cpu_time"] else math.nan,
-        "memory_mb": max(columns["max_rss"], default=math.nan),
-    }
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:  # Snakemake writes NA or - where it could not measure
-        return math.nan
 
 
 def _read_attempts(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from .. import comparison as compare
-from ..ledger import digest, write_atomically, write_manifest
-from ..page import build_context, describe_key, render
+from ..fingerprints import digest
+from ..glossary import describe
+from ..ledger import write_atomically, write_manifest
+from ..page import build_context, describe_key, kinds_of_labels, render
 from ..summaries import Record, Results, keep_configured, read_results
 from ..views import Pictures, draw_sample, open_sample
 
@@ -30,6 +32,9 @@ RANKS: dict[int, tuple[str, ...]] = {
     2: ("best", "worst"),
     3: ("best", "median", "worst"),
 }
+
+#: Columns of the table of objects that hold a size, the first there is being shown.
+SIZES = {"area_um2": "µm²", "volume_um3": "µm³", "area_px": "px", "volume_px": "px"}
 
 Stores = dict[tuple[str, ...], Path | None]
 
@@ -59,7 +64,10 @@ def run(
     """
     found = keep_configured(read_results(results), settings.get("config", {}))
     context = build_context(found, settings)
-    context["galleries"] = draw_galleries(found, settings.get("samples_per_experiment", 3), threads)
+    chosen = choose_samples(
+        found, settings.get("samples_per_experiment", 3), kinds_of_labels(settings)
+    )
+    context["galleries"] = draw_galleries(found, list(chosen), threads)
     write_atomically(manifest.with_suffix(".html"), render(context))
     write_manifest(manifest, summarise(found, context, digest([code, settings])))
 
@@ -96,9 +104,12 @@ class Choice:
     scores: Mapping[compare.Key, float]
 
 
-def draw_galleries(results: Results, wanted: int, threads: int) -> list[dict[str, Any]]:
+#: Experiment and data set, and the samples that are shown of them.
+Group = tuple[tuple[str, str], list[Choice]]
+
+
+def draw_galleries(results: Results, groups: list[Group], threads: int) -> list[dict[str, Any]]:
     """Draw the chosen samples of each experiment on each data set."""
-    groups = list(choose_samples(results, wanted))
     stores: Stores = {
         (r.stage, r.experiment, r.fold, r.dataset, r.sample): r.store for r in results.records
     }
@@ -113,7 +124,7 @@ def draw_galleries(results: Results, wanted: int, threads: int) -> list[dict[str
         ]
 
 
-def choose_samples(results: Results, wanted: int) -> Iterator[tuple[tuple[str, str], list[Choice]]]:
+def choose_samples(results: Results, wanted: int, labels: Mapping[str, str]) -> Iterator[Group]:
     """Choose samples by rank of their main metric, and as many of those that have no scores.
 
     Yields
@@ -128,7 +139,7 @@ def choose_samples(results: Results, wanted: int) -> Iterator[tuple[tuple[str, s
         mine = results.scores[
             (results.scores["experiment"] == experiment) & (results.scores["dataset"] == dataset)
         ]
-        scored = _rank(records, mine, wanted)
+        scored = _rank(records, mine, wanted, labels.get(dataset, "instances"))
         known = {(choice.record.fold, choice.record.sample) for choice in scored}
         names = set(mine.loc[mine["aggregation"] == "sample", "sample"])
         rest = [r for r in records if r.sample not in names and (r.fold, r.sample) not in known]
@@ -136,19 +147,17 @@ def choose_samples(results: Results, wanted: int) -> Iterator[tuple[tuple[str, s
         yield (experiment, dataset), scored + plain
 
 
-def _rank(records: list[Record], scores: pd.DataFrame, wanted: int) -> list[Choice]:
+def _rank(records: list[Record], scores: pd.DataFrame, wanted: int, labels: str) -> list[Choice]:
     samples = scores[scores["aggregation"] == "sample"]
     samples = samples[samples["split"] == compare.held_out(samples)]
-    key = compare.main_metric(samples)
-    if key is None:
-        key = next(iter(compare.list_metrics(samples)), None)
-    if key is None:
+    if samples.empty:
         return []
+    key = compare.main_metric(samples, labels) or compare.list_metrics(samples)[0]
     values = {(row["fold"], row["sample"]): row["values"] for row in compare.per_sample(samples)[1]}
     scored = [record for record in records if (record.fold, record.sample) in values]
     own = [values[record.fold, record.sample] for record in scored]
     main = [value.get(key, float("nan")) for value in own]
-    order = compare.order_best_first(main, compare.describe(key[0]).better)
+    order = compare.order_best_first(main, describe(key[0]).better)
     ranks = compare.pick_ranks(len(order), wanted)
     names = _name_ranks(ranks, len(order))
     return [
@@ -180,7 +189,7 @@ def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
         return {**base, "problem": str(error)}
     return {
         **base,
-        "pictures": _arrange(pictures, record.sample),
+        **_arrange(pictures, record.sample),
         "scores": [(describe_key(key), value) for key, value in choice.scores.items()][:4],
         "facts": _facts(record),
         "faults": list((pictures.faults or {}).items()),
@@ -188,17 +197,18 @@ def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
     }
 
 
-def _arrange(pictures: Pictures, sample: str) -> list[dict[str, str]]:
-    there = [name for name in TITLES if name in pictures.pictures]
-    return [
-        {
-            "id": "main" if name == there[0] else name,
-            "title": TITLES[name],
-            "alt": f"{TITLES[name]}: {sample}",
-            "uri": pictures.pictures[name],
-        }
-        for name in there
+def _arrange(pictures: Pictures, sample: str) -> dict[str, Any]:
+    """Sort pictures into the main one, its parts, and where it is."""
+    there = [
+        {"name": name, "title": title, "alt": f"{title}: {sample}", "uri": pictures.pictures[name]}
+        for name, title in TITLES.items()
+        if name in pictures.pictures
     ]
+    return {
+        "main": there[0],
+        "parts": [p for p in there[1:] if p["name"] != "overview"],
+        "overview": next((p for p in there if p["name"] == "overview"), None),
+    }
 
 
 def _caption(pictures: Pictures, record: Record) -> str:
@@ -222,9 +232,13 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     path = record.store.parent / f"{record.sample}.objects.parquet"
     if not path.is_file():
         return []
-    area = pd.read_parquet(path, columns=["area"])["area"].to_numpy()
-    facts = [("instances", f"{area.size:,}")]
-    if area.size:
-        low, middle, high = np.percentile(area, [25, 50, 75])
-        facts += [("median size", f"{middle:,.0f} px"), ("half are", f"{low:,.0f} to {high:,.0f}")]
+    table = pd.read_parquet(path)
+    facts = [("instances", f"{len(table):,}")]
+    # A spacing of exactly 1 µm along all axes is that of files which do not say.
+    unknown = all(n == 1 for n in record.facts.get("spacing", [1]))
+    shown = [c for c in SIZES if c in table and not (unknown and c.endswith(("um2", "um3")))]
+    if shown and len(table):
+        low, middle, high = np.percentile(table[shown[0]], [25, 50, 75])
+        facts.append(("median size", f"{middle:,.4g} {SIZES[shown[0]]}"))
+        facts.append(("half are", f"{low:,.4g} to {high:,.4g}"))
     return facts

@@ -1,0 +1,92 @@
+"""Times and memory of the run's jobs, from Snakemake's benchmark files."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+#: The order in which stages are listed; others follow by name.
+STAGES = (
+    "fetch", "phantom", "convert", "weigh", "train", "predict", "split", "evaluate", "tabulate",
+)  # fmt: skip
+
+
+def read_benchmarks(root: Path) -> list[dict[str, Any]]:
+    """Sum Snakemake's benchmark files per stage.
+
+    Returns
+    -------
+    list of dict
+        ``stage``, ``jobs``, ``seconds`` (sum of wall times), ``longest`` (seconds),
+        ``cpu_seconds`` and ``memory_mb`` (largest resident set); NaN where not measured.
+    """
+    # Those of the report itself can only be of an earlier run.
+    unknown = {"report", "verdict"}
+    folders = [p for p in (root / "benchmarks").glob("*") if p.is_dir() and p.name not in unknown]
+    order = {name: i for i, name in enumerate(STAGES)}
+    folders.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
+    return [_sum_benchmarks(folder) for folder in folders]
+
+
+def _sum_benchmarks(folder: Path) -> dict[str, Any]:
+    rows = []
+    for path in sorted(folder.rglob("*.tsv")):
+        with path.open(newline="") as file:
+            rows += list(csv.DictReader(file, delimiter="\t"))
+    columns = {
+        name: [n for row in rows if math.isfinite(n := number(row.get(name)))]
+        for name in ("s", "cpu_time", "max_rss")
+    }
+    return {
+        "stage": folder.name,
+        "jobs": len(rows),
+        "seconds": sum(columns["s"]),
+        "longest": max(columns["s"], default=math.nan),
+        "cpu_seconds": sum(columns["cpu_time"]) if columns["cpu_time"] else math.nan,
+        "memory_mb": max(columns["max_rss"], default=math.nan),
+    }
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people.
+
+    Examples
+    --------
+    >>> duration(4.26), duration(75), duration(7265), duration(float("nan"))
+    ('4.3 s', '1 min 15 s', '2 h 1 min', '–')
+    """
+    if not math.isfinite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def memory(megabytes: float) -> str:
+    """Write an amount of memory for people.
+
+    Examples
+    --------
+    >>> memory(312.4), memory(5120), memory(float("nan"))
+    ('312 MB', '5.0 GB', '–')
+    """
+    if not math.isfinite(megabytes):
+        return "–"
+    return f"{megabytes:.0f} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
+
+
+def number(text: str | None) -> float:
+    """Read a number; what is missing or no number is NaN.
+
+    Examples
+    --------
+    >>> number("2.5"), number("NA"), number(None)
+    (2.5, nan, nan)
+    """
+    try:
+        return float(text or "nan")
+    except ValueError:  # Snakemake writes NA or - where it could not measure
+        return math.nan

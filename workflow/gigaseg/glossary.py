@@ -1,0 +1,141 @@
+"""What each metric means, in words a biologist reads, and which way is better."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How to name, order and explain a metric.
+
+    Parameters
+    ----------
+    title : str
+        Short name for headings.
+    group : str
+        Heading under which tables list it.
+    better : {"higher", "lower", ""}
+        Empty if nothing is known about the metric.
+    words : str
+        One plain sentence.
+    """
+
+    title: str
+    group: str
+    better: Literal["higher", "lower", ""]
+    words: str
+
+
+OBJECTS = "Objects found"
+PIXELS = "Pixels covered"
+PARTITION = "Splits and merges"
+MAP = "Probability map, at its best threshold"
+
+#: Every metric the evaluation knows, in the order in which tables list them.
+METRICS: dict[str, Metric] = {
+    "seg": Metric(
+        "SEG",
+        OBJECTS,
+        "higher",
+        "For each true object, how much of it and its instance coincide (overlap over union; 0 if "
+        "no instance covers more than half of it); the mean over all true objects.",
+    ),
+    "det": Metric(
+        "DET",
+        OBJECTS,
+        "higher",
+        "How few objects one would have to add, delete or cut apart; 1 means that each true object "
+        "has exactly one instance.",
+    ),
+    "f1": Metric(
+        "F1",
+        OBJECTS,
+        "higher",
+        "Balance of objects missed and objects invented. A pair counts as found if it coincides "
+        "at least as well (IoU) as the number behind the @ says.",
+    ),
+    "ap": Metric(
+        "AP", OBJECTS, "higher", "Objects found over all that were found, missed or invented."
+    ),
+    "mean_ap": Metric(
+        "mean AP", OBJECTS, "higher", "AP averaged over all IoU thresholds: the score of DSB 2018."
+    ),
+    "pq": Metric(
+        "PQ", OBJECTS, "higher", "Panoptic quality: F1 times the mean IoU of the objects found."
+    ),
+    "sq": Metric("SQ", OBJECTS, "higher", "Mean IoU of the objects found."),
+    "precision": Metric("precision", OBJECTS, "higher", "Share of the instances that are real."),
+    "recall": Metric("recall", OBJECTS, "higher", "Share of the true objects that were found."),
+    "dice": Metric(
+        "Dice", PIXELS, "higher", "Overlap of all objects with all true objects, not told apart."
+    ),
+    "iou": Metric("IoU", PIXELS, "higher", "As Dice, as overlap over union."),
+    "rand": Metric(
+        "Rand F",
+        PARTITION,
+        "higher",
+        "Of two pixels, are they in the same object in both segmentations? Balance of splits and "
+        "merges, weighted by size.",
+    ),
+    "rand_split": Metric("Rand split", PARTITION, "higher", "1 if no true object is split."),
+    "rand_merge": Metric("Rand merge", PARTITION, "higher", "1 if no true objects are merged."),
+    "adapted_rand_error": Metric(
+        "adapted Rand error", PARTITION, "lower", "1 minus the Rand F-score, as CREMI counts it."
+    ),
+    "voi_split": Metric(
+        "VOI split", PARTITION, "lower", "Information (bits) lost by splits; 0 if there are none."
+    ),
+    "voi_merge": Metric(
+        "VOI merge", PARTITION, "lower", "Information (bits) lost by merges; 0 if there are none."
+    ),
+    "v_rand": Metric(
+        "V-Rand",
+        MAP,
+        "higher",
+        "Rand F-score of the map after thinning its boundaries: the ISBI 2012 challenge's number.",
+    ),
+    "v_rand_pooled": Metric(
+        "V-Rand, pooled", MAP, "higher", "V-Rand with the pixel pairs of all planes together."
+    ),
+    "v_info": Metric(
+        "V-Info", MAP, "higher", "As V-Rand, from the information that both partitions share."
+    ),
+    "pixel_error": Metric("pixel error", MAP, "lower", "Share of pixels on the wrong side."),
+    "pixel_f": Metric("pixel F", MAP, "higher", "F-score of the pixels inside cells."),
+    "warping_error": Metric(
+        "warping error",
+        MAP,
+        "lower",
+        "Share of pixels wrong after boundaries were shifted to fit: only errors that change how "
+        "objects hang together are left.",
+    ),
+    "splits_and_mergers": Metric(
+        "splits and mergers", MAP, "lower", "The part of the warping error that splits or merges."
+    ),
+}
+
+#: What sums up an experiment, by what a data set's labels hold: the first that is defined.
+MAIN_METRICS: dict[str, tuple[str, ...]] = {
+    "instances": ("seg", "f1", "dice"),
+    "foreground": ("v_rand", "rand", "dice"),
+    "boundary": ("v_rand", "rand", "dice"),
+}
+
+#: The columns of the table of samples: one metric for each kind of question.
+SAMPLE_METRICS = (
+    "seg", "f1", "dice", "adapted_rand_error", "v_rand", "pixel_error", "warping_error",
+)  # fmt: skip
+
+#: The charts over thresholds.
+CURVES = ("f1", "ap", "v_rand")
+
+
+def describe(metric: str) -> Metric:
+    """Return what is known about a metric; an unknown one has no better direction.
+
+    Examples
+    --------
+    >>> describe("seg").better, describe("my_own").title
+    ('higher', 'my own')
+    """
+    return METRICS.get(metric, Metric(metric.replace("_", " "), "Other", "", ""))
