@@ -73,7 +73,7 @@ def test_tiled_prediction_is_the_whole_prediction(depth, padding):
     expected = whole(model, image)
     for steps in (1, 2, 3):
         grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, steps))
-        assert largest_difference(predict_image(Predictor(model, grid), image), expected) < 1e-5
+        assert largest_difference(predict_image(Predictor(model), image, grid), expected) < 1e-5
 
 
 @settings(deadline=None, max_examples=30)
@@ -89,7 +89,7 @@ def test_any_size_and_tile(depth, padding, size, steps, channels, classes):
     model = network(depth, padding, channels=channels, classes=classes)
     grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, steps))
     image = picture(channels, *size)
-    result = predict_image(Predictor(model, grid), image)
+    result = predict_image(Predictor(model), image, grid)
     assert largest_difference(result, whole(model, image)) < 1e-5
 
 
@@ -99,7 +99,7 @@ def test_images_smaller_than_the_context(size, padding):
     model = network(3, padding)
     grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 2))
     image = picture(1, *size)
-    result = predict_image(Predictor(model, grid), image)
+    result = predict_image(Predictor(model), image, grid)
     assert largest_difference(result, whole(model, image)) < 1e-5
 
 
@@ -108,10 +108,10 @@ def test_images_smaller_than_the_context(size, padding):
 def test_each_symmetry_is_that_of_the_whole_plane(symmetry, padding):
     model = network(2, padding)
     grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 3))
-    predictor = Predictor(model, grid)
+    predictor = Predictor(model)
     predictor.symmetries = (symmetry,)
     image = picture(1, 23, 30)
-    result = predict_image(predictor, image)
+    result = predict_image(predictor, image, grid)
     assert largest_difference(result, whole(model, image, symmetry)) < 1e-5
 
 
@@ -120,7 +120,7 @@ def test_eight_symmetries_are_averaged():
     grid = TileGrid(model.architecture.geometry, 44 + 12)
     image = picture(1, 21, 33)
     expected = np.mean([whole(model, image, symmetry) for symmetry in SYMMETRIES], axis=0)
-    result = predict_image(Predictor(model, grid, symmetries=8), image)
+    result = predict_image(Predictor(model, symmetries=8), image, grid)
     assert len(set(SYMMETRIES)) == 8
     assert largest_difference(result, expected) < 1e-5
 
@@ -141,8 +141,8 @@ def test_stepping_by_the_full_output_is_wrong(depth):
     assert geometry.output_size(tile) % geometry.lattice == 4
     image = picture(1, 3 * tile // 2, tile)
     expected = whole(model, image)
-    wrong = predict_image(Predictor(model, FullOutput(geometry, tile)), image)
-    right = predict_image(Predictor(model, TileGrid(geometry, tile)), image)
+    wrong = predict_image(Predictor(model), image, FullOutput(geometry, tile))
+    right = predict_image(Predictor(model), image, TileGrid(geometry, tile))
     assert largest_difference(wrong, expected) > 1e-3
     assert largest_difference(right, expected) < 1e-5
 
@@ -150,10 +150,10 @@ def test_stepping_by_the_full_output_is_wrong(depth):
 def in_blocks(model, volume, block, *, workers, batch=1):
     """Predict a volume (c, z, y, x) as the predict stage does."""
     grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 2))
-    predictor = Predictor(model, grid, batch=batch)
+    predictor = Predictor(model, batch=batch)
 
     def predict(data, _inner):
-        planes = [predictor.quantised(data[:, z]) for z in range(data.shape[1])]
+        planes = [predictor.quantised(data[:, z], grid) for z in range(data.shape[1])]
         return np.stack(planes, axis=1)
 
     target = np.zeros((model.architecture.classes - 1, *volume.shape[1:]), np.uint8)
@@ -199,10 +199,10 @@ def test_planes_are_predicted_independently():
 def test_uint8_is_the_rounded_probability():
     model = network(2)
     grid = TileGrid(model.architecture.geometry, 44 + 4)
-    predictor = Predictor(model, grid)
+    predictor = Predictor(model)
     data = picture(1, *(2 * grid.halo + 2 * grid.step,) * 2)
-    expected = np.rint(255 * predictor.probabilities(data)).astype(np.uint8)
-    np.testing.assert_array_equal(predictor.quantised(data), expected)
+    expected = np.rint(255 * predictor.probabilities(data, grid)).astype(np.uint8)
+    np.testing.assert_array_equal(predictor.quantised(data, grid), expected)
 
 
 def test_the_oracle_reads_what_the_window_says():

@@ -94,27 +94,27 @@ def test_bfloat16_is_close_to_float32():
     torch.manual_seed(0)
     network = UNet(SMALL)
     image = np.random.default_rng(0).normal(size=(1, 20, 20)).astype(np.float32)
-    exact = predict_image(Predictor(network, GRID), image)
-    fast = predict_image(Predictor(network, GRID, Runtime("cpu", "bfloat16")), image)
+    exact = predict_image(Predictor(network), image, GRID)
+    fast = predict_image(Predictor(network, Runtime("cpu", "bfloat16")), image, GRID)
     assert fast.dtype == np.float32
     assert 0 < np.abs(fast - exact).max() < 0.1
 
 
 def test_a_grid_of_another_network_is_refused():
     with pytest.raises(ValueError, match=r"made for UNetGeometry\(depth=2.*make the grid from"):
-        Predictor(UNet(SMALL), TileGrid(UNetGeometry(2), 48))
+        predict_image(Predictor(UNet(SMALL)), np.zeros((1, 9, 9)), TileGrid(UNetGeometry(2), 48))
 
 
 def test_a_block_must_be_whole_steps():
     data = np.zeros((1, GRID.step + 2 * GRID.halo, 3 + 2 * GRID.halo), np.float32)
     with pytest.raises(ValueError, match=r"a block of \(8, 3\) px is not a multiple of step 8"):
-        Predictor(UNet(SMALL), GRID).probabilities(data)
+        Predictor(UNet(SMALL)).probabilities(data, GRID)
 
 
 def test_an_image_that_is_not_finite_is_named():
     image = np.full((1, 9, 9), np.nan, np.float32)
     with pytest.raises(ValueError, match="the image holds values that are not finite"):
-        predict_image(Predictor(UNet(SMALL), GRID), image)
+        predict_image(Predictor(UNet(SMALL)), image, GRID)
 
 
 def test_a_network_that_overflows_is_named():
@@ -124,19 +124,21 @@ def test_a_network_that_overflows_is_named():
     with pytest.raises(
         ValueError, match=r"not finite for a finite image: try prediction\.precision"
     ):
-        predict_image(Predictor(network, GRID), np.ones((1, 9, 9), np.float32))
+        predict_image(Predictor(network), np.ones((1, 9, 9), np.float32), GRID)
 
 
 def test_every_worker_computes_on_one_thread():
     network, seen = UNet(SMALL), []
     network.head.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
-    predictor = Predictor(network, GRID)
+    predictor = Predictor(network)
     before = torch.get_num_threads()
     with ThreadPoolExecutor(2) as pool:
         list(
-            pool.map(lambda _: predict_image(predictor, np.zeros((1, 9, 9), np.float32)), range(4))
+            pool.map(
+                lambda _: predict_image(predictor, np.zeros((1, 9, 9), np.float32), GRID), range(4)
+            )
         )
-    predict_image(predictor, np.zeros((1, 9, 9), np.float32))
+    predict_image(predictor, np.zeros((1, 9, 9), np.float32), GRID)
     assert set(seen) == {1}
     assert torch.get_num_threads() == before
 
@@ -144,12 +146,14 @@ def test_every_worker_computes_on_one_thread():
 def test_every_call_gets_the_same_number_of_tiles():
     network, seen = UNet(SMALL), []
     network.head.register_forward_hook(lambda _layer, inputs, _: seen.append(len(inputs[0])))
-    predict_image(Predictor(network, GRID, batch=4), np.zeros((1, 24, 24), np.float32))
+    predict_image(Predictor(network, batch=4), np.zeros((1, 24, 24), np.float32), GRID)
     assert seen == [4, 4, 4]  # nine tiles
 
 
 def test_dropout_is_off():
     network = UNet(Architecture(depth=1, width=2, dropout=0.5)).train()
     image = np.ones((1, 9, 9), np.float32)
-    predictor = Predictor(network, GRID)
-    np.testing.assert_array_equal(predict_image(predictor, image), predict_image(predictor, image))
+    predictor = Predictor(network)
+    np.testing.assert_array_equal(
+        predict_image(predictor, image, GRID), predict_image(predictor, image, GRID)
+    )

@@ -139,13 +139,13 @@ def expected(project, name, tile):
     """Oracle: plane by plane, each in one call, from the arrays in memory."""
     image = project.images[name]
     grid = TileGrid(ARCHITECTURE.geometry, tile)
-    predictor = Predictor(project.network, grid)
+    predictor = Predictor(project.network)
     planes = []
     for z in range(image.shape[1]):
         window = intensity_window(statistics(image), INTENSITY, z)
         plane = normalise(image[:, z], *window)
         frame = Window.whole(plane.shape[1:]).align((grid.step,) * 2).expand((grid.halo,) * 2)
-        planes.append(predictor.quantised(read_mirrored(plane, frame)))
+        planes.append(predictor.quantised(read_mirrored(plane, frame), grid))
     return np.stack(planes, axis=1)[..., : image.shape[2], : image.shape[3]]
 
 
@@ -207,11 +207,11 @@ def test_a_stopped_prediction_goes_on(project, monkeypatch):
     reference = project.stored("large").array[:]
     calls = []
 
-    def stop(self, data):
+    def stop(self, *block):
         calls.append(1)
         if len(calls) == 5:
             raise OSError("no space left on device")
-        return original(self, data)
+        return original(self, *block)
 
     original = Predictor.quantised
     monkeypatch.setattr(Predictor, "quantised", stop)

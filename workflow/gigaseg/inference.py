@@ -154,14 +154,12 @@ def normalise(image: np.ndarray, offset: np.ndarray, scale: np.ndarray) -> np.nd
 
 
 class Predictor:
-    """A network, a grid of tiles, and how they run.
+    """A network and how it runs; many threads may share one.
 
     Parameters
     ----------
     network : UNet
-        Is put into evaluation mode and moved to the runtime's device.
-    grid : TileGrid
-        Of the same geometry as the network.
+        Is put into evaluation mode and moved to the runtime's device, here and never later.
     runtime : Runtime
         Device and precision.
     batch : int
@@ -174,18 +172,11 @@ class Predictor:
     def __init__(
         self,
         network: UNet,
-        grid: TileGrid,
         runtime: Runtime = Runtime("cpu", "float32"),
         *,
         batch: int = 1,
         symmetries: Literal[1, 8] = 1,
     ) -> None:
-        if grid.geometry != network.architecture.geometry:
-            raise ValueError(
-                f"the grid is made for {grid.geometry}, the network is of "
-                f"{network.architecture.geometry}: make the grid from the network's geometry"
-            )
-        self.grid = grid
         self.runtime = runtime
         self.batch = batch
         self.symmetries = SYMMETRIES[:symmetries]
@@ -193,13 +184,15 @@ class Predictor:
         self.network = network.eval().to(torch.device(runtime.device))
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def probabilities(self, data: np.ndarray) -> np.ndarray:
+    def probabilities(self, data: np.ndarray, grid: TileGrid) -> np.ndarray:
         """Predict a block of whole steps.
 
         Parameters
         ----------
         data : ndarray of float32, shape (c, y + 2 * halo, x + 2 * halo)
             Normalised intensities; y and x are multiples of the grid's step.
+        grid : TileGrid
+            The volume's tiles, of the network's geometry.
 
         Returns
         -------
@@ -209,34 +202,34 @@ class Predictor:
         Raises
         ------
         ValueError
-            If the network returns something that is not finite.
+            If the network returns something that is not finite, or the grid is another network's.
         """
-        return self._predict(data, np.dtype(np.float32))
+        return self._predict(data, grid, np.dtype(np.float32))
 
-    def quantised(self, data: np.ndarray) -> np.ndarray:
+    def quantised(self, data: np.ndarray, grid: TileGrid) -> np.ndarray:
         """Do the same in uint8, as ``round(255 * p)``."""
-        return self._predict(data, np.dtype(np.uint8))
+        return self._predict(data, grid, np.dtype(np.uint8))
 
-    def _predict(self, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        shape = tuple(n - 2 * self.grid.halo for n in data.shape[1:])
-        if any(n < 1 or n % self.grid.step for n in shape):
-            raise ValueError(f"a block of {shape} px is not a multiple of step {self.grid.step}")
-        result = np.empty((self.network.architecture.classes - 1, *shape), dtype)
-        tiles = list(self.grid.tiles(shape))
+    def _predict(self, data: np.ndarray, grid: TileGrid, dtype: np.dtype) -> np.ndarray:
+        architecture = self.network.architecture
+        shape = tuple(n - 2 * grid.halo for n in data.shape[1:])
+        _check_grid(grid, architecture, shape)
+        result = np.empty((architecture.classes - 1, *shape), dtype)
+        tiles = list(grid.tiles(shape))
         for first in range(0, len(tiles), self.batch):
             group = tiles[first : first + self.batch]
             images = [torch.from_numpy(data[(slice(None), *read.slices)]) for read, _ in group]
             images += images[-1:] * (self.batch - len(group))
-            answers = self._forward(torch.stack(images), dtype)
+            answers = self._forward(torch.stack(images), grid.step, dtype)
             for (_, write), answer in zip(group, answers, strict=False):
                 result[(slice(None), *write.slices)] = answer
         return result
 
-    def _forward(self, images: Tensor, dtype: np.dtype) -> np.ndarray:
+    def _forward(self, images: Tensor, step: int, dtype: np.dtype) -> np.ndarray:
         """Return the output windows of a batch of tiles, shape (batch, classes - 1, step, step)."""
         with torch.inference_mode(), self._turn_to_compute():
             images = images.to(self.runtime.device)
-            views = [self._view(images, symmetry) for symmetry in self.symmetries]
+            views = [self._view(images, step, symmetry) for symmetry in self.symmetries]
             mean = sum(views[1:], views[0]) / len(views)
             if not torch.isfinite(mean).all():
                 raise ValueError(_blame(images))
@@ -253,18 +246,20 @@ class Predictor:
             with _GPU, _exact_convolutions():
                 yield
 
-    def _view(self, images: Tensor, symmetry: tuple[int, bool]) -> Tensor:
+    def _view(self, images: Tensor, step: int, symmetry: tuple[int, bool]) -> Tensor:
         """Predict tiles turned about their centres, turn back, and cut out the output windows."""
         turned = _turn(images, symmetry).contiguous(memory_format=torch.channels_last)
         with self.runtime.autocast():
             logits = self.network(turned)
         answer = _turn_back(logits.float().softmax(dim=1)[:, 1:], symmetry)
-        margin = (answer.shape[-1] - self.grid.geometry.output_size(self.grid.tile)) // 2
-        window = slice(margin, margin + self.grid.step)
+        # What zero padding returns includes the context.
+        geometry = self.network.architecture.geometry
+        margin = geometry.context if geometry.padding == "same" else 0
+        window = slice(margin, margin + step)
         return answer[..., window, window]
 
 
-def predict_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+def predict_image(predictor: Predictor, image: np.ndarray, grid: TileGrid) -> np.ndarray:
     """Predict one plane that is in memory, mirrored at its edges.
 
     Parameters
@@ -273,16 +268,27 @@ def predict_image(predictor: Predictor, image: np.ndarray) -> np.ndarray:
         What to predict with.
     image : ndarray of float32, shape (c, y, x)
         Normalised intensities.
+    grid : TileGrid
+        The tiles to cut it into; they decide about rounding only.
 
     Returns
     -------
     ndarray of float32, shape (classes - 1, y, x)
         Probabilities of all classes but the first.
     """
-    grid = predictor.grid
     window = Window.whole(image.shape[1:]).align((grid.step,) * 2).expand((grid.halo,) * 2)
-    result = predictor.probabilities(read_mirrored(image, window))
+    result = predictor.probabilities(read_mirrored(image, window), grid)
     return result[:, : image.shape[1], : image.shape[2]]
+
+
+def _check_grid(grid: TileGrid, architecture: Architecture, shape: tuple[int, ...]) -> None:
+    if grid.geometry != architecture.geometry:
+        raise ValueError(
+            f"the grid is made for {grid.geometry}, the network is of {architecture.geometry}: "
+            f"make the grid from the network's geometry"
+        )
+    if any(n < 1 or n % grid.step for n in shape):
+        raise ValueError(f"a block of {shape} px is not a multiple of step {grid.step}")
 
 
 def _turn(images: Tensor, symmetry: tuple[int, bool]) -> Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,30 +10,43 @@ from typing import Any
 import numpy as np
 
 from ..blockwise import map_blocks
+from ..classes import NAMES
 from ..geometry import Window
 from ..inference import Predictor, Runtime, choose_runtime, load_model, normalise
 from ..intensity import intensity_window
 from ..ledger import Construction, digest, fingerprint, read_manifest
 from ..tiling import TileGrid, check_tile, choose_tile
-from ..unet import UNet
+from ..unet import Architecture
 from ..volumes import Volume, commit_image, create_array, open_volume, write_pyramid
 from . import Row, read_entries, run_lot, share_threads
 
 logger = logging.getLogger(__name__)
 
-# Channels of the stored probabilities, by the target the network was trained for.
-CHANNELS = {"foreground": ["foreground"], "interior_boundary": ["interior", "boundary"]}
 LIBRARIES = ("torch", "numpy", "zarr")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with what prediction must know about it."""
+    """A trained network, ready to predict, with what is known about it."""
 
-    network: UNet
+    predictor: Predictor
     metadata: Mapping[str, Any]
     identity: Mapping[str, str]
-    runtime: Runtime
+
+    @property
+    def architecture(self) -> Architecture:
+        """Shape of the network."""
+        return self.predictor.network.architecture
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where and in which precision it runs."""
+        return self.predictor.runtime
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the classes whose probabilities are stored: all but the background."""
+        return list(NAMES[self.metadata["target"]][1:])
 
 
 def run(
@@ -126,7 +139,7 @@ def predict_sample(
         "fingerprint": digest(made_from),
         "shape": volume.shape,
         "spacing": volume.spacing,
-        "channels": CHANNELS[model.metadata["target"]],
+        "channels": model.channels,
         "tile": grid.tile,
         "step": grid.step,
         "precision": model.runtime.precision,
@@ -142,11 +155,17 @@ def _load(train: Path, prediction: Mapping[str, Any]) -> Model:
     with weights.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"model": trained["fingerprint"], "weights": content}
-    return Model(network, metadata, identity, choose_runtime(prediction))
+    predictor = Predictor(
+        network,
+        choose_runtime(prediction),
+        batch=prediction["batch"],
+        symmetries=prediction["symmetries"],
+    )
+    return Model(predictor, metadata, identity)
 
 
 def _check_channels(volume: Volume, model: Model) -> None:
-    expected = model.network.architecture.in_channels
+    expected = model.architecture.in_channels
     if volume.channels != expected:
         raise ValueError(
             f"the image has {volume.channels} channels, the model was trained on {expected}: "
@@ -157,7 +176,7 @@ def _check_channels(volume: Volume, model: Model) -> None:
 
 def _grid(volume: Volume, model: Model, settings: Mapping[str, Any]) -> TileGrid:
     """Take the configured tile if it fits this volume's blocks, or choose one."""
-    architecture, prediction = model.network.architecture, settings["prediction"]
+    architecture, prediction = model.architecture, settings["prediction"]
     plane, block = volume.shape[1:], (settings["storage"]["shard"],) * 2
     tile = prediction["tile"]
     if tile == "auto":
@@ -195,11 +214,10 @@ def _fill(
     workers: int,
 ) -> None:
     """Write the probabilities block by block, then the pyramid, then the commit."""
-    store, storage = construction.path, settings["storage"]
-    names = CHANNELS[model.metadata["target"]]
+    store, storage, names = construction.path, settings["storage"], model.channels
     target = create_array(store, "0", (len(names), *volume.shape), np.uint8, storage=storage)
     map_blocks(
-        _block_function(volume, model, grid, settings["prediction"]),
+        _block_function(volume, model, grid),
         [volume.array],
         [target],
         block=(1, storage["shard"], storage["shard"]),
@@ -224,17 +242,8 @@ def _fill(
     )
 
 
-def _block_function(
-    volume: Volume, model: Model, grid: TileGrid, prediction: Mapping[str, Any]
-) -> Any:
+def _block_function(volume: Volume, model: Model, grid: TileGrid) -> Callable[..., np.ndarray]:
     """Return the function of one block: normalise each plane, predict it."""
-    predictor = Predictor(
-        model.network,
-        grid,
-        model.runtime,
-        batch=prediction["batch"],
-        symmetries=prediction["symmetries"],
-    )
     statistics, intensity = volume.attributes["statistics"], model.metadata["intensity"]
 
     def predict(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
@@ -242,7 +251,8 @@ def _block_function(
         planes = []
         for index, z in enumerate(range(window.start[0], window.stop[0])):
             constants = intensity_window(statistics, intensity, z)
-            planes.append(predictor.quantised(normalise(data[:, index], *constants)))
+            plane = normalise(data[:, index], *constants)
+            planes.append(model.predictor.quantised(plane, grid))
         return np.stack(planes, axis=1)
 
     return predict
