@@ -145,13 +145,13 @@ def _along_every_axis(
 def _nearest_along_axis(state, weight):
     _, outer, extent, inner = state.shape
     stripe = np.empty((_STRIPE, 1, extent), np.int64)
-    site, start = np.empty(extent, np.int64), np.empty(extent + 1, np.int64)
+    room = np.empty(extent, np.int64), np.empty(extent + 1, np.int64)
     for block in range(outer):
         for first in range(0, inner, _STRIPE):
             lines = stripe[: min(_STRIPE, inner - first)]
             _gather(state, block, first, lines)
             for line in lines:
-                _nearest_on_line(line[0], weight, site, start)
+                _nearest_on_line(line[0], weight, room)
             _scatter(lines, state, block, first)
 
 
@@ -160,16 +160,16 @@ def _two_nearest_along_axis(state, weight):
     _, outer, extent, inner = state.shape
     stripe = np.empty((_STRIPE, 4, extent), np.int64)
     old, rival = np.empty((4, extent), np.int64), np.empty((2, extent), np.int64)
-    winner, site = np.empty(extent, np.int64), np.empty(extent, np.int64)
-    start = np.empty(extent + 1, np.int64)
+    winner = np.empty(extent, np.int64)
+    room = np.empty(extent, np.int64), np.empty(extent + 1, np.int64)
     for block in range(outer):
         for first in range(0, inner, _STRIPE):
             lines = stripe[: min(_STRIPE, inner - first)]
             _gather(state, block, first, lines)
             for line in lines:
                 old[:] = line
-                _first_on_line(old, line, weight, winner, site, start)
-                _second_on_line(old, line, weight, winner, rival, site, start)
+                _first_on_line(old, line, weight, winner, room)
+                _second_on_line(old, line, weight, winner, rival, room)
             _scatter(lines, state, block, first)
 
 
@@ -190,12 +190,14 @@ def _scatter(lines, state, block, first):
 
 
 @njit(cache=True, nogil=True)
-def _lower_envelope(height, weight, sites, span, site, start):
+def _lower_envelope(height, weight, sites, span, room):
     """Find which parabola ``height[j] + weight * (x - j)**2`` is lowest, for every x of a span.
 
     Only j in the half-open range `sites` compete; of equals the first wins. Parabola ``site[k]``
-    is the lowest from ``start[k]`` to before ``start[k + 1]``. Returns their number.
+    is the lowest from ``start[k]`` to before ``start[k + 1]``. Returns their number; `site` and
+    `start` are filled in `room`.
     """
+    site, start = room
     count = 0
     for j in range(sites[0], sites[1]):
         if height[j] == FAR:
@@ -217,9 +219,9 @@ def _lower_envelope(height, weight, sites, span, site, start):
 
 
 @njit(cache=True, nogil=True)
-def _nearest_on_line(height, weight, site, start):
-    extent = height.size
-    count = _lower_envelope(height, weight, (0, extent), (0, extent), site, start)
+def _nearest_on_line(height, weight, room):
+    extent, (site, start) = height.size, room
+    count = _lower_envelope(height, weight, (0, extent), (0, extent), room)
     if count == 0:
         return
     heights = height[site[:count]]  # a copy: the line is overwritten
@@ -229,10 +231,10 @@ def _nearest_on_line(height, weight, site, start):
 
 
 @njit(cache=True, nogil=True)
-def _first_on_line(old, new, weight, winner, site, start):
+def _first_on_line(old, new, weight, winner, room):
     """Fill in the nearest label and the site that won."""
-    extent = old.shape[1]
-    count = _lower_envelope(old[0], weight, (0, extent), (0, extent), site, start)
+    extent, (site, start) = old.shape[1], room
+    count = _lower_envelope(old[0], weight, (0, extent), (0, extent), room)
     for k in range(count):
         j = site[k]
         for x in range(start[k], start[k + 1]):
@@ -241,14 +243,14 @@ def _first_on_line(old, new, weight, winner, site, start):
 
 
 @njit(cache=True, nogil=True)
-def _second_on_line(old, new, weight, winner, rival, site, start):
+def _second_on_line(old, new, weight, winner, rival, room):
     """Fill in the nearest other label, run by run of constant nearest label.
 
     In a run of label l, sites compete with their best label that is not l. The winners just
     outside the run have other labels and beat whatever lies beyond them, so only the sites between
     these two compete, and all runs of a line together cost linear time.
     """
-    extent = old.shape[1]
+    extent, (site, start) = old.shape[1], room
     stop = 0
     while stop < extent:
         begin, label = stop, new[1, stop]
@@ -259,7 +261,7 @@ def _second_on_line(old, new, weight, winner, rival, site, start):
         for j in range(low, high):
             best = 2 if old[1, j] == label else 0
             rival[0, j], rival[1, j] = old[best, j], old[best + 1, j]
-        count = _lower_envelope(rival[0], weight, (low, high), (begin, stop), site, start)
+        count = _lower_envelope(rival[0], weight, (low, high), (begin, stop), room)
         for k in range(count):
             j = site[k]
             for x in range(start[k], start[k + 1]):

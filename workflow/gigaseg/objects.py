@@ -18,8 +18,9 @@ def grow_into_ridge(labels: np.ndarray) -> np.ndarray:
     Training cuts a ridge between touching instances, one voxel from each (`gigaseg.weights`), and
     so does a network that has learned it. A background voxel becomes part of an instance that is
     its face neighbour if another instance is not more than a ridge away: a step to a face neighbour
-    and one to any neighbour. Of several face neighbours it takes the lowest id. All voxels are decided on the labels as given, so the
-    result depends on no order. The outer rim of instances, away from others, stays.
+    and one to any neighbour. Of several face neighbours it takes the lowest id. All voxels are
+    decided on the labels as given, so the result depends on no order. The outer rim of instances,
+    away from others, stays.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,17 @@ def label_planes(
         yield slice(z, z + 1), segment(evidence, how, spacing[1:])[None]
 
 
+def label_dtype(shape: tuple[int, ...]) -> np.dtype:
+    """Return the type that holds one instance id per voxel, the most there can be.
+
+    Examples
+    --------
+    >>> label_dtype((1, 60_000, 60_000)), label_dtype((2, 60_000, 60_000))
+    (dtype('uint32'), dtype('uint64'))
+    """
+    return np.dtype(np.uint32 if prod(shape) <= np.iinfo(np.uint32).max else np.uint64)
+
+
 def object_table(
     measured: Mapping[str, np.ndarray], *, objects: str, channels: list[str], voxel: float
 ) -> pd.DataFrame:
@@ -206,9 +218,7 @@ def _fill(
 ) -> None:
     """Write labels, tables and the pyramid, then the commit."""
     store, storage = construction.path, settings["storage"]
-    # There are at most as many instances as voxels.
-    many = np.prod(probabilities.shape, dtype=np.int64) > np.iinfo(np.uint32).max
-    dtype = np.uint64 if many else np.uint32
+    dtype = label_dtype(probabilities.shape)
     target = create_array(store, "0", probabilities.shape, dtype, storage=storage)
     measured, count = _label(target, image, probabilities, objects, settings)
     planar = objects == "plane"
@@ -216,7 +226,7 @@ def _fill(
         measured,
         objects=objects,
         channels=image.attributes["channels"],
-        voxel=float(np.prod(image.spacing[planar:])),
+        voxel=prod(image.spacing[planar:]),
     )
     _write_tables(store, table)
     commit_labels(

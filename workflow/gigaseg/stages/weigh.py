@@ -12,14 +12,30 @@ from ..fingerprints import digest, fingerprint
 from ..geometry import blocks
 from ..ledger import Construction
 from ..volumes import Volume, commit_arrays, create_array, open_arrays, open_volume
-from ..weights import BACKGROUND, IGNORED, RIDGE, cutoff, encode_target, halo, separation
+from ..weights import (
+    BACKGROUND,
+    BOUNDARY,
+    IGNORED,
+    INTERIOR,
+    RIDGE,
+    cutoff,
+    encode_target,
+    halo,
+    separation,
+)
 from . import Row, read_entries, run_lot, share_threads
 
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("numpy", "numba", "zarr")
 FORMULA = "w0 * exp(-(d1 + d2)**2 / (2 * sigma**2)) where d1 + d2 <= cutoff, else 0"
-CODES = {"background": 0, "interior": 1, "boundary": 2, "ridge": 3, "ignored": 255}
+CODES = {
+    "background": BACKGROUND,
+    "interior": INTERIOR,
+    "boundary": BOUNDARY,
+    "ridge": RIDGE,
+    "ignored": IGNORED,
+}
 THICKNESS = 64  # planes per block of a 3-D distance: much thinner, and most of the work is halo
 
 
