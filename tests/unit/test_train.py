@@ -1,0 +1,284 @@
+"""The train stage: from manifests of weigh to a model that describes itself."""
+
+import copy
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gigaseg.intensity import QUANTILES, Bins, summary
+from gigaseg.ledger import write_manifest
+from gigaseg.stages import train
+from gigaseg.volumes import commit_arrays, commit_image, create_array
+from gigaseg.weights import encode_target, separation
+from safetensors.numpy import load_file
+
+STORAGE = {"chunk": 32, "shard": 32, "smallest_level": 64}
+SETTINGS: dict[str, Any] = {
+    "experiment": "squares",
+    "fold": 0,
+    "target": "foreground",
+    "network": {
+        "depth": 1,
+        "width": 2,
+        "padding": "valid",
+        "normalization": "none",
+        "dropout": 0.0,
+    },
+    "training": {
+        "seed": 1,
+        "steps": 4,
+        "batch": 1,
+        "tile": 30,
+        "optimizer": "adam",
+        "learning_rate": 0.01,
+        "momentum": 0.99,
+        "weight_decay": 0.0,
+        "warmup_steps": 1,
+        "schedule": "cosine",
+        "precision": "float32",
+        "device": "cpu",
+        "threads": 1,
+        "validate_every": 2,
+        "checkpoint": "best",
+        "class_balance": True,
+        "separation": True,
+        "gradient_clip": 1.0,
+        "augmentation": {"flips": True, "rotation": 180.0, "noise": 0.02},
+    },
+    "intensity": {"method": "percentile", "low": 1, "high": 99, "per": "volume"},
+    "train": ["d/a", "d/b"],
+    "validation": ["d/c"],
+}
+
+
+def write_sample(root: Path, name: str, *, channels: int = 1, objects: int = 3) -> dict[str, Any]:
+    """Write the stores of one sample and return its entry for the manifest of weigh."""
+    random = np.random.default_rng(list(name.encode()))
+    labels = np.zeros((1, 40, 44), np.int64)
+    for k, (y, x) in enumerate(random.integers(0, 36, (objects, 2)), start=1):
+        labels[0, y : y + 8, x : x + 8] = k
+    image = np.where(labels > 0, 200, 50).astype(np.uint8) + random.integers(0, 40, labels.shape)
+    image = np.repeat(image.astype(np.uint8)[None], channels, axis=0)
+    target = encode_target(labels[0], boundary_width=2)[None]
+    weights = separation(labels[0], w0=10, sigma=5)[None]
+
+    store = root / "convert" / "d" / f"{name}.ome.zarr"
+    create_array(store, "0", image.shape, image.dtype, storage=STORAGE)[...] = image
+    bins = [Bins.between(0, 255, image.dtype)] * channels
+    statistics = summary([b.histogram(c) for b, c in zip(bins, image, strict=True)], bins)
+    commit_image(
+        store,
+        spacing=(1.0, 0.5, 0.5),
+        levels=1,
+        channel_names=[f"channel {k}" for k in range(channels)],
+        attributes={"statistics": {"quantiles": list(QUANTILES), "volume": statistics}},
+    )
+    weighed = root / "weigh" / "d" / f"{name}.zarr"
+    create_array(weighed, "target", target.shape, np.uint8, storage=STORAGE)[...] = target
+    create_array(weighed, "separation", weights.shape, np.float32, storage=STORAGE)[...] = weights
+    commit_arrays(weighed, {})
+    return {
+        "sample": name,
+        "dataset": "d",
+        "split": "train",
+        "status": "done",
+        "message": None,
+        "store": f"d/{name}.zarr",
+        "image_store": f"../convert/d/{name}.ome.zarr",
+        "fingerprint": hashlib.sha256(name.encode()).hexdigest(),
+        "counts": np.bincount(target.ravel(), minlength=4).tolist(),
+    }
+
+
+def failed(name: str) -> dict[str, Any]:
+    message = f"{name} is truncated"
+    nothing = {"store": None, "fingerprint": None}
+    return (
+        {"sample": name, "dataset": "d", "split": "train", "status": "failed"}
+        | nothing
+        | {"message": message}
+    )
+
+
+@pytest.fixture
+def weigh(tmp_path: Path) -> Path:
+    """Return the manifest of weigh of a lot of three samples."""
+    return write_lot(tmp_path, [write_sample(tmp_path, name) for name in "abc"])
+
+
+def write_lot(root: Path, entries: list[dict[str, Any]]) -> Path:
+    path = root / "weigh" / "d-0000.json"
+    path.parent.mkdir(exist_ok=True, parents=True)
+    write_manifest(path, {"stage": "weigh", "lot": "d-0000", "samples": entries})
+    return path
+
+
+def change(**changes: Any) -> dict[str, Any]:
+    """Return the settings with sections merged with changes."""
+    settings = copy.deepcopy(SETTINGS)
+    for key, value in changes.items():
+        settings[key] = {**settings[key], **value} if isinstance(value, dict) else value
+    return settings
+
+
+def run(weigh: Path, name: str = "fold-0", code: str = "c0de", **changes: Any) -> Path:
+    """Run the stage and return the model's folder."""
+    manifest = weigh.parent.parent / "train" / "squares" / f"{name}.json"
+    train.run(manifest=manifest, weigh=[weigh], settings=change(**changes), code=code, threads=1)
+    return manifest.with_suffix("")
+
+
+def test_model_describes_itself(weigh: Path) -> None:
+    folder = run(weigh)
+    model = json.loads((folder / "model.json").read_text())
+    assert model["architecture"]["in_channels"] == 1
+    assert model["target"] == "foreground"
+    assert model["classes"] == ["background", "foreground"]
+    assert model["spacing"] == [1, 0.5, 0.5]
+    assert model["intensity"] == SETTINGS["intensity"]
+    assert sorted(model["samples"]["train"]) == ["d/a", "d/b"]
+    assert model["made_from"]["libraries"].keys() == {"torch", "lightning", "numpy"}
+    for name in ("best", "last"):
+        weights = folder / model["weights"][name]
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == model["sha256"][name]
+        assert sum(array.size for array in load_file(weights).values()) == model["parameters"]
+        assert 0 <= model["scores"][name]["dice"] <= 1
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    assert lines[0].split(",")[0] == "step"
+    assert [line.split(",")[0] for line in lines[1:]] == ["2", "4"]
+
+
+def test_manifest_says_what_was_learned_from(weigh: Path) -> None:
+    folder = run(weigh)
+    manifest = json.loads(folder.with_suffix(".json").read_text())
+    model = json.loads((folder / "model.json").read_text())
+    assert manifest == {
+        "stage": "train",
+        "experiment": "squares",
+        "fold": 0,
+        "model": "fold-0/model.json",
+        "fingerprint": model["fingerprint"],
+        "train": ["d/a", "d/b"],
+        "validation": ["d/c"],
+        "left_out": [],
+    }
+
+
+def test_two_runs_write_the_same_bytes(weigh: Path) -> None:
+    one, two = run(weigh, "fold-0"), run(weigh, "fold-1")
+    for file in ("best.safetensors", "last.safetensors", "metrics.csv", "model.json"):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_a_finished_model_is_not_trained_again(weigh: Path) -> None:
+    folder = run(weigh)
+    before = {file.name: file.stat().st_mtime_ns for file in folder.glob("*.*")}
+    folder.with_suffix(".json").unlink()
+    run(weigh)
+    assert {file.name: file.stat().st_mtime_ns for file in folder.glob("*.*")} == before
+    assert folder.with_suffix(".json").exists()
+
+
+def test_other_code_trains_again(weigh: Path) -> None:
+    first = (run(weigh) / "model.json").read_text()
+    assert (run(weigh, code="0ther") / "model.json").read_text() != first
+
+
+def test_three_classes_and_batch_norm(weigh: Path) -> None:
+    folder = run(weigh, target="interior_boundary", network={"normalization": "batch"})
+    model = json.loads((folder / "model.json").read_text())
+    assert model["architecture"]["classes"] == len(model["class_weights"]) == 3
+
+
+def test_class_weights_balance_the_training_samples(weigh: Path) -> None:
+    entries = {e["sample"]: e for e in json.loads(weigh.read_text())["samples"]}
+    counts = np.sum([entries[name]["counts"] for name in "ab"], axis=0)
+    background, foreground = counts[0] + counts[3], counts[1] + counts[2]
+    total = background + foreground
+    model = json.loads((run(weigh) / "model.json").read_text())
+    expected = [total / (2 * background), total / (2 * foreground)]
+    assert model["class_weights"] == pytest.approx(expected)
+
+
+def test_without_class_balance_all_classes_weigh_one(weigh: Path) -> None:
+    folder = run(weigh, training={"class_balance": False})
+    assert json.loads((folder / "model.json").read_text())["class_weights"] == [1, 1]
+
+
+def test_samples_that_failed_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    weigh = write_lot(tmp_path, [write_sample(tmp_path, "a"), failed("b"), failed("c")])
+    with caplog.at_level(logging.WARNING):
+        folder = run(weigh)
+    assert "train sample d/b is left out: b is truncated" in caplog.text
+    manifest = json.loads(folder.with_suffix(".json").read_text())
+    assert manifest["train"] == ["d/a"]
+    assert manifest["left_out"] == [
+        {"sample": "d/b", "message": "b is truncated"},
+        {"sample": "d/c", "message": "c is truncated"},
+    ]
+
+
+def test_without_validation_the_best_weights_are_the_last(
+    weigh: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        folder = run(weigh, validation=[])
+    assert "there are no validation samples: the best weights are the last" in caplog.text
+    best, last = (folder / f"{name}.safetensors" for name in ("best", "last"))
+    assert best.read_bytes() == last.read_bytes()
+    model = json.loads((folder / "model.json").read_text())
+    assert model["scores"]["best"]["loss"] is None
+    assert (folder / "metrics.csv").read_text().splitlines()[1].split(",")[2:5] == ["", "", ""]
+
+
+def test_no_training_samples_are_an_error(tmp_path: Path, weigh: Path) -> None:
+    with pytest.raises(ValueError, match=r"no training sample left of 0 \(left out: none\)"):
+        run(weigh, train=[])
+    lot = write_lot(tmp_path, [failed("a"), failed("b"), failed("c")])
+    with pytest.raises(ValueError, match=r"left of 2 \(left out: d/a, d/b, d/c\): give samples"):
+        run(lot)
+
+
+def test_a_sample_without_entry_is_an_error(weigh: Path) -> None:
+    with pytest.raises(ValueError, match="validation sample d/z is in none of the manifests"):
+        run(weigh, validation=["d/z"])
+
+
+def test_one_class_training_data_name_the_class(tmp_path: Path) -> None:
+    weigh = write_lot(tmp_path, [write_sample(tmp_path, name, objects=0) for name in "abc"])
+    with pytest.raises(ValueError, match=r"have no foreground \(voxels: 3520 background, 0 fore"):
+        run(weigh)
+
+
+def test_samples_must_agree_on_channels(tmp_path: Path) -> None:
+    entries = [write_sample(tmp_path, "a"), write_sample(tmp_path, "b", channels=3)]
+    weigh = write_lot(tmp_path, entries)
+    with pytest.raises(ValueError, match="sample d/a has 1 channels, sample d/b has 3: choose"):
+        run(weigh, validation=[])
+
+
+def test_a_tile_must_fit_the_network(weigh: Path) -> None:
+    with pytest.raises(ValueError, match=r"tile 31 px does not fit a network of depth 1.* is 32"):
+        run(weigh, training={"tile": 31})
+
+
+def test_different_spacings_are_said(weigh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lesson = train.read_lesson([weigh], SETTINGS)
+    other = train.Source(lesson.train[1].sample, [], (1.0, 2.0, 2.0), "")
+    changed = train.Lesson([lesson.train[0], other], [], [])
+    with caplog.at_level(logging.WARNING):
+        train._with_channels(train.Architecture(), changed)
+    assert "spacing of d/a is (1.0, 0.5, 0.5) µm, that of d/b is (1.0, 2.0, 2.0) µm" in caplog.text
+
+
+def test_a_gpu_that_is_not_there_leaves_no_model(
+    weigh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="sees no GPU here"):
+        run(weigh, training={"device": "cuda"})
+    assert not list(weigh.parent.parent.glob("train/**/*.safetensors"))
