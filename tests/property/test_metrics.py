@@ -364,7 +364,7 @@ def test_clusters_of_mismatches_warp_independently(case):
 
 
 def kind_slowly(warped, y, x, radius):
-    labels = np.pad(flood(warped, FACES), 1, constant_values=-1)
+    labels = np.pad(flood(warped, FACES), 1, constant_values=-1)  # outside is no id
     ids = {labels[y + 1 + dy, x + 1 + dx] for dy, dx in AROUND} - {-1}
     missing = warped[y, x]
     if len(ids) >= 3:
@@ -379,7 +379,7 @@ def kind_slowly(warped, y, x, radius):
         return 2 if len(around) > 2 else 4
     if len(ids) == 2:
         return 3
-    if ids != {0}:
+    if ids - {0}:
         return 3 if missing else 4
     return 6 if missing else 5
 
