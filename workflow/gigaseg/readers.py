@@ -7,6 +7,8 @@ planes, chunks) that a window touches. Every fault of a file is one ValueError t
 import glob
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -106,27 +108,20 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
 
 def _decode_index(data: bytes) -> np.ndarray:
-    from io import BytesIO
-
     with Image.open(BytesIO(data)) as image:
         return np.asarray(image)
 
 
 def _open_picture(path: Path, decode: Callable[[bytes], np.ndarray]) -> Source:
-    def load() -> np.ndarray:
-        with decoding(path):
-            return decode(path.read_bytes())
-
-    first = load()
-    layout = Layout("YX", first.shape)
-    if first.ndim == 3:
+    """Decode a picture, which has no parts that could be decoded alone."""
+    with decoding(path):
+        data = decode(path.read_bytes())
+    layout = Layout("YX", data.shape)
+    if data.ndim == 3:
         # Grey + alpha and RGB + alpha: an even number of samples ends in alpha.
-        layout = Layout("YXS", first.shape, first.shape[2] - (first.shape[2] + 1) % 2)
-
-    def fetch(channels: Sequence[int], window: Window) -> np.ndarray:
-        return layout.read(load(), channels, window)
-
-    return Source(path, layout.czyx, first.dtype, None, (1, *first.shape[:2]), fetch)
+        layout = Layout("YXS", data.shape, data.shape[2] - (data.shape[2] + 1) % 2)
+    fetch = partial(layout.read, data)
+    return Source(path, layout.czyx, data.dtype, None, (1, *data.shape[:2]), fetch)
 
 
 def _pictures(folder: Path) -> list[Path]:

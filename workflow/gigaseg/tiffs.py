@@ -65,8 +65,10 @@ def write_tiff(path: Path, data: np.ndarray, spacing: Spacing, *, tile: int | No
 def _source(path: Path, tiff: tifffile.TiffFile) -> Source:
     with decoding(path):
         series = tiff.series
+    if not series:
+        raise ValueError(f"{path} is truncated or damaged: it holds no page; copy it again")
     if len(series) != 1 and not any(getattr(tiff, f"is_{kind}", False) for kind in SLIDES):
-        shapes = ", ".join(str(s.shape) for s in series) or "none"
+        shapes = ", ".join(str(s.shape) for s in series)
         raise ValueError(
             f"{path} holds {len(series)} images or scenes of shapes {shapes}: save the one you "
             f"want as a file of its own"

@@ -167,7 +167,8 @@ def _remove_shards(target: zarr.Array, block: tuple[slice, ...]) -> None:
     shard = (target.shards or target.chunks)[-len(block) :]
     spans = [range(s.start // n, -(-s.stop // n)) for s, n in zip(block, shard, strict=True)]
     channels = (0,) * (target.ndim - len(block))  # all channels lie in one shard
-    folder = Path(target.store.root) / target.path
+    store: Any = target.store  # a folder: `create_array` makes no others
+    folder = Path(store.root) / target.path
     for place in product(*spans):
         (folder / target.metadata.encode_chunk_key((*channels, *place))).unlink(missing_ok=True)
 

@@ -1,0 +1,69 @@
+"""Stores return what was written, whatever the shape, chunk, shard, order and threads."""
+
+import numpy as np
+from gigaseg import volumes
+from gigaseg.blockwise import map_blocks
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+quick = settings(deadline=None, max_examples=15)
+extents = st.integers(1, 24)
+
+
+@st.composite
+def storages(draw):
+    chunk = draw(st.integers(1, 16))
+    shard = chunk * draw(st.integers(1, 3))
+    return {"chunk": chunk, "shard": shard, "smallest_level": draw(st.integers(1, 20))}
+
+
+@st.composite
+def images(draw):
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 3), extents, extents))
+    dtype = draw(st.sampled_from(["u1", "i2", "u4", "f4"]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    # Many zeros: chunks of zeros are not stored.
+    values = rng.integers(0, 100, shape) * (rng.random(shape) < draw(st.sampled_from([0, 0.01, 1])))
+    return values.astype(dtype)
+
+
+def slow_level(fine, mode):
+    """The next level, voxel by voxel."""
+    *lead, height, width = fine.shape
+    coarse = np.zeros((*lead, (height + 1) // 2, (width + 1) // 2), fine.dtype)
+    for y in range(coarse.shape[-2]):
+        for x in range(coarse.shape[-1]):
+            square = fine[..., 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
+            if mode == "nearest":
+                coarse[..., y, x] = square[..., 0, 0]
+            else:
+                mean = square.astype(float).mean(axis=(-2, -1))
+                coarse[..., y, x] = mean if fine.dtype.kind == "f" else np.floor(mean + 0.5)
+    return coarse
+
+
+@quick
+@given(images(), storages(), st.integers(1, 3))
+def test_blocks_written_in_any_way_read_the_same(tmp_path_factory, image, storage, workers):
+    store = tmp_path_factory.mktemp("store")
+    array = volumes.create_array(store, "0", image.shape, image.dtype, storage=storage)
+    block = array.shards[-3:]
+    map_blocks(lambda data, inner: data, [image], [array], block=block, workers=workers)  # noqa: ARG005
+    np.testing.assert_array_equal(array[:], image)
+
+
+@quick
+@given(images(), storages(), st.sampled_from(["mean", "nearest"]), st.integers(1, 3))
+def test_levels_equal_the_slow_ones(tmp_path_factory, image, storage, mode, workers):
+    store = tmp_path_factory.mktemp("store")
+    volumes.create_array(store, "0", image.shape, image.dtype, storage=storage)[:] = image
+    count = volumes.write_pyramid(store, mode=mode, storage=storage, workers=workers)
+    names = [f"{c}" for c in range(image.shape[0])]
+    volumes.commit_image(store, spacing=(1, 1, 1), levels=count, channel_names=names, attributes={})
+    levels = volumes.open_volume(store).levels
+    expected = image
+    for level in levels:
+        np.testing.assert_array_equal(level[:], expected)
+        expected = slow_level(expected, mode)
+    assert max(levels[-1].shape[-2:]) <= storage["smallest_level"]
+    assert all(max(level.shape[-2:]) > storage["smallest_level"] for level in levels[:-1])
