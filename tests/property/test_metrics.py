@@ -24,7 +24,7 @@ from hypothesis.extra import numpy as hnp
 FACES = ((-1, 0), (0, -1), (0, 1), (1, 0))
 AROUND = tuple(step for step in product((-1, 0, 1), repeat=2) if step != (0, 0))
 
-fast = settings(deadline=None, max_examples=60)
+fast = settings(deadline=None, max_examples=40)
 sides = st.integers(1, 9)
 planes = st.tuples(sides, sides)
 masks = planes.flatmap(lambda shape: hnp.arrays(bool, shape))

@@ -9,6 +9,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -128,7 +129,12 @@ class Score:
 
 
 def tally_map(
-    truth: LabelArray, probability: LabelArray, *, thresholds: Sequence[float], radius: int
+    truth: LabelArray,
+    probability: LabelArray,
+    *,
+    thresholds: Sequence[float],
+    radius: int,
+    workers: int = 1,
 ) -> Tally:
     """Count what boundary-map metrics need on one plane.
 
@@ -143,26 +149,34 @@ def tally_map(
         A pixel is a cell iff p > threshold. The pixel error is also counted at 0.5.
     radius : int
         See `gigaseg.warping.warping_counts`.
+    workers : int
+        Thresholds worked on at once, in threads; they never change a value.
     """
     inside = boundary_truth(truth)
     true_cells = components(inside)
-    tally: Tally = {}
-    for threshold in sorted({*thresholds, 0.5}):
+
+    def at(threshold: float) -> Tally:
         cells = cut(probability, threshold)
-        tally["pixel", threshold] = pixel_counts(inside, cells)
-        if threshold not in thresholds:
-            continue
         table = contingency(true_cells, thin(cells))
         pairs = rand_counts(table)
         confidence = np.abs(
             probability.astype(np.float32) / np.float32(255) - np.float32(threshold)
         )
-        tally["v_rand", threshold] = Mean.of(pairs.f)
-        tally["v_info", threshold] = Mean.of(information_counts(table).f)
-        tally["v_rand_pooled", threshold] = pairs
-        tally["warping", threshold] = warping_counts(
-            inside, cells, confidence=confidence, radius=radius
-        )
+        return {
+            ("v_rand", threshold): Mean.of(pairs.f),
+            ("v_info", threshold): Mean.of(information_counts(table).f),
+            ("v_rand_pooled", threshold): pairs,
+            ("warping", threshold): warping_counts(
+                inside, cells, confidence=confidence, radius=radius
+            ),
+        }
+
+    tally: Tally = {
+        ("pixel", t): pixel_counts(inside, cut(probability, t)) for t in sorted({*thresholds, 0.5})
+    }
+    with ThreadPoolExecutor(workers) as pool:
+        for part in pool.map(at, thresholds):
+            tally |= part
     return tally
 
 

@@ -20,7 +20,7 @@ from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint, write_atomically, write_manifest
 from ..scores import Score, Tally, add, average, decode, score, tally_instances, tally_map
 from ..volumes import Volume, open_volume
-from . import Row, read_entries, run_lot
+from . import Row, read_entries, run_lot, share_threads
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr")
 
@@ -73,18 +73,18 @@ def run(
     code : str
         Digest of this stage's code.
     threads : int
-        Samples scored at once; they never change a value.
+        Samples scored at once, then thresholds of each; they never change a value.
     """
     images, maps, instances = read_entries(convert), read_entries(predict), read_entries(split)
+    at_once, workers = share_threads(threads, len(settings["samples"]))
 
     def evaluate(row: Row) -> Evaluated:
         name = row["sample"]
-        return evaluate_sample(
-            row, images[name], maps[name], instances[name], settings=settings, code=code
-        )
+        entries = images[name], maps[name], instances[name]
+        return evaluate_sample(row, *entries, settings=settings, code=code, workers=workers)
 
     ready = [row for row in settings["samples"] if instances[row["sample"]]["status"] == "done"]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         futures = {row["sample"]: pool.submit(evaluate, row) for row in ready}
     # The table comes before the manifest, which `run_lot` writes: hence the futures, whose errors
     # are raised a second time there.
@@ -113,6 +113,7 @@ def evaluate_sample(
     *,
     settings: Mapping[str, Any],
     code: str,
+    workers: int = 1,
 ) -> Evaluated:
     """Score one sample.
 
@@ -124,6 +125,8 @@ def evaluate_sample(
         Its entries in the manifests of convert, predict and split.
     settings, code
         As for `run`.
+    workers : int
+        Threads.
 
     Raises
     ------
@@ -142,7 +145,11 @@ def evaluate_sample(
     truth = open_volume(image["store"], "truth")
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
-    scores = score(tally_volume(truth, found, segments, row["objects"], settings["evaluation"]))
+    scores = score(
+        tally_volume(
+            truth, found, segments, row["objects"], settings["evaluation"], workers=workers
+        )
+    )
     content = [[one.metric, one.at, repr(one.value), one.counts] for one in scores]
     return Evaluated(scores, {**facts, "shape": truth.shape, "scores": digest(content)})
 
@@ -153,6 +160,8 @@ def tally_volume(
     segments: Volume,
     objects: str,
     evaluation: Mapping[str, Any],
+    *,
+    workers: int = 1,
 ) -> Tally:
     """Count everything the metrics need, reading one plane at a time.
 
@@ -170,6 +179,7 @@ def tally_volume(
             _plane(probability, z),
             thresholds=evaluation["thresholds"],
             radius=evaluation["warping_radius"],
+            workers=workers,
         )
         tally = add([tally, on_map])
     problems = tables if objects == "plane" else [Contingency.total(tables)]
