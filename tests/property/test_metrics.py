@@ -12,7 +12,6 @@ from gigaseg.labels import (
     boundary_truth,
     components,
     contingency,
-    relabel,
 )
 from gigaseg.matching import ctc_counts, match_counts
 from gigaseg.rand import information_counts, rand_counts, thin
@@ -101,16 +100,6 @@ def test_no_two_instances_touch_in_the_truth_of_a_boundary_map(pair):
     table = contingency(cells, labels)
     kept = table.truth[(table.truth > 0)]
     assert len(kept) == len(set(kept.tolist()))  # every component lies in one instance
-
-
-@fast
-@given(pairs_of_labels)
-def test_relabel_keeps_instances_and_orders_them(pair):
-    labels, _ = pair
-    new = relabel(labels)
-    first = [id_ for id_ in dict.fromkeys(new.ravel().tolist()) if id_]
-    assert first == list(range(1, len(first) + 1))
-    assert len(contingency(labels, new).truth) == len(np.unique(labels))
 
 
 @fast

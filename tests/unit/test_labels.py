@@ -6,7 +6,6 @@ from gigaseg.labels import (
     boundary_truth,
     components,
     contingency,
-    relabel,
 )
 
 
@@ -41,11 +40,6 @@ def test_boundaries_of_plane_objects_ignore_the_neighbouring_plane():
     assert boundaries(labels, objects="volume").all()
     assert not boundaries(labels, objects="plane").any()
     assert boundary_truth(labels, objects="plane").all()
-
-
-def test_relabel_numbers_by_first_voxel_and_keeps_background():
-    assert relabel(np.array([[7, 0, 3], [3, 7, 2**40]])).tolist() == [[1, 0, 2], [2, 1, 3]]
-    assert relabel(np.array([[3, 3]])).tolist() == [[1, 1]]
 
 
 def test_contingency_is_exact_for_large_ids_and_mixed_types():

@@ -93,28 +93,6 @@ def boundary_truth(labels: LabelArray, *, objects: Objects = "volume") -> BoolAr
     return (labels != 0) & ~boundaries(labels, objects=objects)
 
 
-def relabel(labels: LabelArray) -> npt.NDArray[np.uint32]:
-    """Renumber instances 1, 2, … in raster order of their first voxel.
-
-    Raises
-    ------
-    ValueError
-        If there are more instances than a uint32 can number.
-
-    Examples
-    --------
-    >>> relabel(np.array([[0, 9, 9, 4]]))
-    array([[0, 1, 1, 2]], dtype=uint32)
-    """
-    ids, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    if ids.size > np.iinfo(np.uint32).max:
-        raise ValueError(f"{ids.size} instances do not fit uint32; number them in parts.")
-    foreground = np.flatnonzero(ids != 0)
-    rank = np.zeros(ids.size, np.uint32)
-    rank[foreground[np.argsort(first[foreground])]] = np.arange(1, foreground.size + 1)
-    return rank[inverse].reshape(labels.shape)
-
-
 @dataclass(frozen=True, eq=False)
 class Contingency:
     """Sparse contingency table of two label arrays: voxels per pair (truth id, segment id).
