@@ -9,14 +9,8 @@ from gigaseg.augmentation import draw_deformation, vary
 from gigaseg.classes import IGNORED, class_table, count_classes
 from gigaseg.deformation import Deformation, generator, resample, source_window
 from gigaseg.geometry import UNetGeometry, Window, read_mirrored
-from gigaseg.patches import (
-    Sample,
-    TileSource,
-    TrainingBatches,
-    ValidationBatches,
-    load_within,
-    resample_fast,
-)
+from gigaseg.patches import TrainingBatches, ValidationBatches, resample_fast
+from gigaseg.sampling import Sample, TileSource, load_within
 from gigaseg.volumes import create_array
 from numpy.testing import assert_allclose, assert_array_equal
 

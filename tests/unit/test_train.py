@@ -4,13 +4,17 @@ import copy
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gigaseg import lessons
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.ledger import write_manifest
+from gigaseg.lessons import Source
+from gigaseg.sampling import Sample
 from gigaseg.stages import train
 from gigaseg.volumes import commit_arrays, commit_image, create_array
 from gigaseg.weights import encode_target, separation
@@ -266,13 +270,12 @@ def test_a_tile_must_fit_the_network(weigh: Path) -> None:
         run(weigh, training={"tile": 31})
 
 
-def test_different_spacings_are_said(weigh: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lesson = train.read_lesson([weigh], SETTINGS)
-    other = train.Source(lesson.train[1].sample, [], (1.0, 2.0, 2.0), "")
-    changed = train.Lesson([lesson.train[0], other], [], [])
+def test_different_spacings_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    sample = Sample("d/a", np.zeros((1, 1, 2, 2)), None, None, np.zeros(1), np.ones(1))
+    sources = [Source(replace(sample, name=f"d/{y}"), [], (1.0, y, y), "") for y in (1.0, 2.0)]
     with caplog.at_level(logging.WARNING):
-        train._with_channels(train.Architecture(), changed)
-    assert "spacing of d/a is (1.0, 0.5, 0.5) µm, that of d/b is (1.0, 2.0, 2.0) µm" in caplog.text
+        lessons._compare(sources)
+    assert "d/1.0 is (1.0, 1.0, 1.0) µm, that of d/2.0 is (1.0, 2.0, 2.0) µm" in caplog.text
 
 
 def test_a_gpu_that_is_not_there_leaves_no_model(

@@ -9,7 +9,8 @@ import pytest
 import torch
 from gigaseg import training
 from gigaseg.curves import COLUMNS, Scores, format_row, learning_rate_factor
-from gigaseg.patches import Sample, TileSource, TrainingBatches, ValidationBatches
+from gigaseg.patches import TrainingBatches, ValidationBatches
+from gigaseg.sampling import Sample, TileSource
 from gigaseg.training import (
     Checkpoint,
     confusion_matrix,

@@ -3,24 +3,23 @@
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os.path import relpath
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from ..classes import NAMES, count_classes
+from ..classes import NAMES
 from ..curves import COLUMNS, format_row
 from ..fingerprints import canonical_json, digest, fingerprint
-from ..intensity import intensity_window
+from ..geometry import UNetGeometry
 from ..ledger import Construction, write_atomically, write_manifest
-from ..patches import Sample, TileSource, TrainingBatches, ValidationBatches, load_within
+from ..lessons import Lesson, read_lesson, weigh_classes
+from ..patches import TrainingBatches, ValidationBatches, resample_fast
+from ..sampling import TileSource, load_within
 from ..training import Checkpoint, count_parameters, fit, initialise, settle
 from ..unet import Architecture
-from ..volumes import open_arrays, open_volume
-from ..weights import class_balance
 from . import read_entries
 
 logger = logging.getLogger(__name__)
@@ -28,38 +27,6 @@ logger = logging.getLogger(__name__)
 LIBRARIES = ("torch", "lightning", "numpy")
 MEMORY = 2 * 2**30  # bytes for decoded images, targets and weights; what does not fit is read again
 VALIDATION_TILES = 32
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A sample to learn from, and what its stores say about it."""
-
-    sample: Sample
-    counts: Sequence[int]
-    spacing: tuple[float, ...]
-    fingerprint: str
-
-    @property
-    def channels(self) -> int:
-        """Number of image channels."""
-        return int(self.sample.image.shape[0])
-
-
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    """Everything one network is trained on."""
-
-    train: list[Source]
-    validation: list[Source]
-    left_out: list[dict[str, str]]
-
-    @property
-    def identities(self) -> dict[str, dict[str, str]]:
-        """Fingerprints by part and name."""
-        return {
-            "train": {s.sample.name: s.fingerprint for s in self.train},
-            "validation": {s.sample.name: s.fingerprint for s in self.validation},
-        }
 
 
 def run(
@@ -96,17 +63,16 @@ def run(
     FloatingPointError
         If the loss is not finite.
     """
-    architecture = Architecture(classes=len(NAMES[settings["target"]]), **settings["network"])
-    architecture.geometry.check(settings["training"]["tile"])
-    lesson = read_lesson(weigh, settings)
-    architecture = _with_channels(architecture, lesson)
+    UNetGeometry(settings["network"]["depth"], settings["network"]["padding"]).check(
+        settings["training"]["tile"]
+    )
+    lesson = read_lesson(_entries(weigh), settings)
     folder = manifest.with_suffix("")
     made_from = _fingerprint(lesson, settings, code)
     with Construction(folder, made_from, marker="model.json") as construction:
         if not construction.committed:
-            class_weights = weigh_classes(lesson, settings)
-            facts = _describe(lesson, architecture, settings, class_weights, made_from)
-            facts |= _train(folder, lesson, architecture, settings, class_weights, threads)
+            facts = _train(folder, lesson, settings, threads)
+            facts |= {"fingerprint": digest(made_from), "made_from": made_from}
             write_atomically(folder / "model.json", canonical_json(facts, indent=1) + "\n")
     names = {part: list(found) for part, found in lesson.identities.items()}
     write_manifest(
@@ -123,75 +89,6 @@ def run(
     )
 
 
-def read_lesson(weigh: Iterable[Path], settings: Mapping[str, Any]) -> Lesson:
-    """Open the samples of a fold; those that an earlier stage could not finish are left out.
-
-    Raises
-    ------
-    ValueError
-        If no training sample is left, or a sample is in none of the manifests.
-    """
-    entries = {
-        f"{entry['dataset']}/{entry['sample']}": entry
-        for path in weigh
-        for entry in read_entries(path).values()
-    }
-    left_out: list[dict[str, str]] = []
-
-    def usable(part: str) -> list[Source]:
-        sources = []
-        for name in settings[part]:
-            if name not in entries:
-                raise ValueError(f"{part} sample {name} is in none of the manifests of weigh")
-            entry = entries[name]
-            if entry["status"] == "done":
-                sources.append(_open(name, entry, settings["intensity"]))
-                continue
-            logger.warning("%s sample %s is left out: %s", part, name, entry["message"])
-            left_out.append({"sample": name, "message": entry["message"]})
-        return sources
-
-    lesson = Lesson(usable("train"), usable("validation"), left_out)
-    if not lesson.train:
-        raise ValueError(
-            f"there is no training sample left of {len(settings['train'])} "
-            f"(left out: {', '.join(entry['sample'] for entry in left_out) or 'none'}): give "
-            f"samples the split 'train' in the sheet, or mend those that failed"
-        )
-    return lesson
-
-
-def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> Source:
-    volume = open_volume(entry["image_store"])
-    arrays, _ = open_arrays(entry["store"])
-    windows = [
-        intensity_window(volume.attributes["statistics"], intensity, plane)
-        for plane in range(volume.shape[0])
-    ]
-    offset, scale = (np.stack(column) for column in zip(*windows, strict=True))
-    sample = Sample(name, volume.array, arrays["target"], arrays["separation"], offset, scale)
-    return Source(sample, entry["counts"], volume.spacing, entry["fingerprint"])
-
-
-def _with_channels(architecture: Architecture, lesson: Lesson) -> Architecture:
-    """Take the number of input channels from the samples, which must agree on it."""
-    first = lesson.train[0]
-    for other in (*lesson.train, *lesson.validation):
-        if other.channels != first.channels:
-            raise ValueError(
-                f"sample {first.sample.name} has {first.channels} channels, sample "
-                f"{other.sample.name} has {other.channels}: choose the same number for both data "
-                f"sets (datasets: channels), or train an experiment for each"
-            )
-        if other.spacing != first.spacing:
-            logger.warning(
-                "the spacing of %s is %s µm, that of %s is %s µm: the network learns in pixels",
-                *(first.sample.name, first.spacing, other.sample.name, other.spacing),
-            )
-            break
-    return Architecture(**{**architecture.to_dict(), "in_channels": first.channels})  # type: ignore[arg-type]
-
-
 def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict[str, Any]:
     keys = ("target", "network", "training", "intensity")
     return fingerprint(
@@ -202,62 +99,63 @@ def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict
     )
 
 
-def weigh_classes(lesson: Lesson, settings: Mapping[str, Any]) -> np.ndarray:
-    """Count the classes over the training samples and return their weights.
-
-    Raises
-    ------
-    ValueError
-        If the training samples lack a class; names it.
-    """
-    target = settings["target"]
-    counts = count_classes(target, np.sum([s.counts for s in lesson.train], axis=0).tolist())
-    missing = [name for name, n in zip(NAMES[target], counts, strict=True) if not n]
-    if missing:
-        found = ", ".join(f"{n} {name}" for name, n in zip(NAMES[target], counts, strict=True))
-        raise ValueError(
-            f"the training samples have no {' and no '.join(missing)} (voxels: {found}): a network "
-            f"cannot learn what it never sees; check the labels, or the dataset's key 'labels'"
-        )
-    weights = class_balance(counts)
-    return weights if settings["training"]["class_balance"] else np.ones_like(weights)
+def _entries(weigh: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    found = (entry for path in weigh for entry in read_entries(path).values())
+    return {f"{entry['dataset']}/{entry['sample']}": entry for entry in found}
 
 
 def _train(
-    folder: Path,
-    lesson: Lesson,
-    architecture: Architecture,
-    settings: Mapping[str, Any],
-    class_weights: np.ndarray,
-    threads: int,
+    folder: Path, lesson: Lesson, settings: Mapping[str, Any], threads: int
 ) -> dict[str, Any]:
-    """Train, write the weights and the table, and return what is to be said about them."""
+    """Train, write the weights and the table, and return what is to be said about the model."""
     training = settle(settings["training"])
-    batches, validation = _batches(
-        lesson, architecture, training, settings["target"], class_weights, threads
+    balance = weigh_classes(lesson, settings["target"])
+    class_weights = balance if training["class_balance"] else np.ones_like(balance)
+    architecture = Architecture(
+        in_channels=lesson.channels, classes=len(class_weights), **settings["network"]
     )
-    network = initialise(architecture, training["seed"])
+    batches, validation = _batches(
+        lesson, architecture.geometry, training, settings["target"], class_weights, threads
+    )
     logger.info(
         "training on %d samples on %s in %s, validating on %d tiles",
         *(len(lesson.train), training["device"], training["precision"]),
         len(validation) if validation else 0,
     )
+    network = initialise(architecture, training["seed"])
     with (folder / "metrics.csv").open("w") as table:
-        table.write(",".join(COLUMNS) + "\n")
+        best, last = fit(network, training, batches, validation, _recorder(table, training))
+    return {
+        **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
+        "settings": {key: settings[key] for key in ("network", "training")},
+        "architecture": architecture.to_dict(),
+        "parameters": count_parameters(architecture),
+        "classes": NAMES[settings["target"]],
+        "class_weights": class_weights.tolist(),
+        "channels": lesson.channels,
+        "spacing": lesson.spacing,
+        "samples": lesson.identities,
+        "left_out": lesson.left_out,
+        **{key: training[key] for key in ("device", "precision")},
+        **_write_weights(folder, {"best": best, "last": last}),
+    }
 
-        def write(row: Mapping[str, float]) -> None:
-            table.write(format_row(row))
-            table.flush()
-            logger.info("%s", _line(row, training["steps"]))
 
-        best, last = fit(network, training, batches, validation, write)
-    facts = {key: training[key] for key in ("device", "precision")}
-    return facts | _write_weights(folder, {"best": best, "last": last})
+def _recorder(table: TextIO, training: Mapping[str, Any]) -> Callable[[Mapping[str, float]], None]:
+    """Return a function that writes a row of the learning curve to the table and the log."""
+    table.write(",".join(COLUMNS) + "\n")
+
+    def write(row: Mapping[str, float]) -> None:
+        table.write(format_row(row))
+        table.flush()
+        logger.info("%s", _line(row, training["steps"]))
+
+    return write
 
 
 def _batches(
     lesson: Lesson,
-    architecture: Architecture,
+    geometry: UNetGeometry,
     training: Mapping[str, Any],
     target: str,
     class_weights: np.ndarray,
@@ -267,11 +165,12 @@ def _batches(
     source, held_out = (
         TileSource(
             samples,
-            architecture.geometry,
+            geometry,
             training["tile"],
             target=target,
             class_weights=class_weights.tolist(),
             separation=training["separation"],
+            resample_image=resample_fast,
         )
         for samples in (both[: len(lesson.train)], both[len(lesson.train) :])
     )
@@ -310,27 +209,3 @@ def _write_weights(folder: Path, checkpoints: Mapping[str, Checkpoint]) -> dict[
         finite = {k: v if math.isfinite(v) else None for k, v in checkpoint.scores.items()}
         facts["scores"][name] = {"step": checkpoint.step, **finite}
     return facts
-
-
-def _describe(
-    lesson: Lesson,
-    architecture: Architecture,
-    settings: Mapping[str, Any],
-    class_weights: np.ndarray,
-    made_from: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Say what a model is and where it comes from."""
-    return {
-        **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
-        "settings": {key: settings[key] for key in ("network", "training")},
-        "architecture": architecture.to_dict(),
-        "parameters": count_parameters(architecture),
-        "classes": NAMES[settings["target"]],
-        "class_weights": class_weights.tolist(),
-        "channels": architecture.in_channels,
-        "spacing": lesson.train[0].spacing,
-        "samples": lesson.identities,
-        "left_out": lesson.left_out,
-        "fingerprint": digest(made_from),
-        "made_from": made_from,
-    }

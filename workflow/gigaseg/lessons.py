@@ -1,0 +1,150 @@
+"""What one network learns from: the samples of a fold, opened, checked and counted."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .classes import NAMES, count_classes
+from .intensity import intensity_window
+from .sampling import Sample
+from .volumes import open_arrays, open_volume
+from .weights import class_balance
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A sample to learn from, and what its stores say about it."""
+
+    sample: Sample
+    counts: Sequence[int]
+    spacing: tuple[float, ...]
+    fingerprint: str
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return int(self.sample.image.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Everything one network is trained on; `left_out` has ``sample`` and ``message``."""
+
+    train: list[Source]
+    validation: list[Source]
+    left_out: list[dict[str, str]]
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels, the same for all samples."""
+        return self.train[0].channels
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Spacing of the first training sample."""
+        return self.train[0].spacing
+
+    @property
+    def identities(self) -> dict[str, dict[str, str]]:
+        """Fingerprints of the weighed samples, by part and name."""
+        return {
+            "train": {s.sample.name: s.fingerprint for s in self.train},
+            "validation": {s.sample.name: s.fingerprint for s in self.validation},
+        }
+
+
+def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> Lesson:
+    """Open the samples of a fold; those that an earlier stage could not finish are left out.
+
+    Parameters
+    ----------
+    entries : mapping
+        Entries of the manifests of weigh by the samples' names, ``<dataset>/<sample>``.
+    settings : mapping
+        Names of the samples ``train`` and ``validation``; ``intensity``.
+
+    Raises
+    ------
+    ValueError
+        If no training sample is left, a sample has no entry, or the samples differ in their number
+        of channels.
+    """
+    left_out: list[dict[str, str]] = []
+
+    def usable(part: str) -> list[Source]:
+        sources = []
+        for name in settings[part]:
+            if name not in entries:
+                raise ValueError(f"{part} sample {name} is in none of the manifests of weigh")
+            entry = entries[name]
+            if entry["status"] == "done":
+                sources.append(_open(name, entry, settings["intensity"]))
+                continue
+            logger.warning("%s sample %s is left out: %s", part, name, entry["message"])
+            left_out.append({"sample": name, "message": entry["message"]})
+        return sources
+
+    lesson = Lesson(usable("train"), usable("validation"), left_out)
+    if not lesson.train:
+        raise ValueError(
+            f"there is no training sample left of {len(settings['train'])} "
+            f"(left out: {', '.join(entry['sample'] for entry in left_out) or 'none'}): give "
+            f"samples the split 'train' in the sheet, or mend those that failed"
+        )
+    _compare([*lesson.train, *lesson.validation])
+    return lesson
+
+
+def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> Source:
+    volume = open_volume(entry["image_store"])
+    arrays, _ = open_arrays(entry["store"])
+    windows = [
+        intensity_window(volume.attributes["statistics"], intensity, plane)
+        for plane in range(volume.shape[0])
+    ]
+    offset, scale = (np.stack(column) for column in zip(*windows, strict=True))
+    sample = Sample(name, volume.array, arrays["target"], arrays["separation"], offset, scale)
+    return Source(sample, entry["counts"], volume.spacing, entry["fingerprint"])
+
+
+def _compare(sources: Sequence[Source]) -> None:
+    """Refuse different numbers of channels, and say it if spacings differ."""
+    first = sources[0]
+    for other in sources:
+        if other.channels != first.channels:
+            raise ValueError(
+                f"sample {first.sample.name} has {first.channels} channels, sample "
+                f"{other.sample.name} has {other.channels}: choose the same number for both data "
+                f"sets (datasets: channels), or train an experiment for each"
+            )
+    for other in sources:
+        if other.spacing != first.spacing:
+            logger.warning(
+                "the spacing of %s is %s µm, that of %s is %s µm: the network learns in pixels",
+                *(first.sample.name, first.spacing, other.sample.name, other.spacing),
+            )
+            return
+
+
+def weigh_classes(lesson: Lesson, target: str) -> np.ndarray:
+    """Return the class balance of the training samples, see `weights.class_balance`.
+
+    Raises
+    ------
+    ValueError
+        If the training samples lack a class; names it.
+    """
+    counts = count_classes(target, np.sum([s.counts for s in lesson.train], axis=0).tolist())
+    missing = [name for name, n in zip(NAMES[target], counts, strict=True) if not n]
+    if missing:
+        found = ", ".join(f"{n} {name}" for name, n in zip(NAMES[target], counts, strict=True))
+        raise ValueError(
+            f"the training samples have no {' and no '.join(missing)} (voxels: {found}): a network "
+            f"cannot learn what it never sees; check the labels, or the dataset's key 'labels'"
+        )
+    return class_balance(counts)
