@@ -38,7 +38,11 @@ rule all:
 
 
 onstart:
-    lock.hold(plan.results)
+    # One run at a time, in place of Snakemake's lock, which outlives a killed run.
+    try:
+        lock.hold(plan.results)
+    except OSError as problem:
+        sys.exit(str(problem))
 
 
 onsuccess:

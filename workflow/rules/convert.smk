@@ -16,6 +16,8 @@ rule convert:
     params:
         settings=lambda wildcards: plan.job("convert", wildcards.lot),
         code=code("convert"),
+    message:
+        "Convert {wildcards.lot}"
     script:
         "../scripts/convert.py"
 

@@ -18,6 +18,8 @@ rule evaluate:
     params:
         settings=lambda wildcards: plan.job("evaluate", wildcards.lot, model(wildcards)),
         code=code("evaluate"),
+    message:
+        "Evaluate {wildcards.lot} of {wildcards.experiment}, fold {wildcards.fold}"
     script:
         "../scripts/evaluate.py"
 
@@ -45,5 +47,7 @@ rule tabulate:
     params:
         settings=plan.tabulate(),
         code=code("tabulate"),
+    message:
+        "Tabulate the scores"
     script:
         "../scripts/tabulate.py"

@@ -17,6 +17,8 @@ rule predict:
     params:
         settings=lambda wildcards: plan.job("predict", wildcards.lot, model(wildcards)),
         code=code("predict"),
+    message:
+        "Predict {wildcards.lot} with {wildcards.experiment}, fold {wildcards.fold}"
     script:
         "../scripts/predict.py"
 

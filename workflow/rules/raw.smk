@@ -20,6 +20,8 @@ for dataset in plan.phantoms:
         params:
             settings=plan.phantom(dataset),
             code=code("phantom"),
+        message:
+            f"Draw {dataset}"
         script:
             "../scripts/phantom.py"
 
@@ -41,5 +43,7 @@ rule fetch:
     params:
         settings=lambda wildcards: plan.fetch(wildcards.dataset),
         code=code("fetch"),
+    message:
+        "Fetch {wildcards.dataset}"
     script:
         "../scripts/fetch.py"

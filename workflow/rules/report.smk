@@ -26,6 +26,8 @@ rule report:
     params:
         settings=plan.report(),
         code=code("report"),
+    message:
+        "Write the report"
     script:
         "../scripts/report.py"
 
@@ -49,5 +51,7 @@ rule verdict:
     params:
         settings=plan.verdict(),
         code=code("verdict"),
+    message:
+        "Look for failed samples"
     script:
         "../scripts/verdict.py"

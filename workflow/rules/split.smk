@@ -17,6 +17,8 @@ rule split:
     params:
         settings=lambda wildcards: plan.job("split", wildcards.lot, model(wildcards)),
         code=code("split"),
+    message:
+        "Split {wildcards.lot} of {wildcards.experiment}, fold {wildcards.fold}"
     script:
         "../scripts/split.py"
 

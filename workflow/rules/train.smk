@@ -17,6 +17,8 @@ rule train:
     params:
         settings=lambda wildcards: plan.job("train", model=model(wildcards)),
         code=code("train"),
+    message:
+        "Train {wildcards.experiment}, fold {wildcards.fold}"
     script:
         "../scripts/train.py"
 

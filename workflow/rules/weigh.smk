@@ -16,6 +16,8 @@ rule weigh:
     params:
         settings=lambda wildcards: plan.job("weigh", wildcards.lot),
         code=code("weigh"),
+    message:
+        "Weigh {wildcards.lot}"
     script:
         "../scripts/weigh.py"
 
