@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-
-from gigaseg import views
 from gigaseg.ledger import canonical_json, read_manifest, write_manifest
 from gigaseg.stages import report
 from gigaseg.volumes import commit_image, commit_labels, create_array, write_pyramid
 
 STORAGE = {"chunk": 64, "shard": 128, "smallest_level": 64}
+RANKS = ("worst", "median", "best")
 HOSTILE = "<script>alert(1)</script>"
 SETTINGS = {
     "title": "Nuclei, autumn plates",
@@ -204,9 +203,7 @@ def write_results(root, *, samples=3, size=96, experiments=("nuclei",), unscored
         for i in range(samples + unscored):
             name = f"plate_{i:02d}" if i < samples else f"unknown_{i}"
             labels = draw_cells((size, size), 24, seed=i)[None]
-            write_sample(
-                root, experiment, name, labels, truth=i < samples, seed=10 * number + i
-            )
+            write_sample(root, experiment, name, labels, truth=i < samples, seed=10 * number + i)
             entries.append(entry(name))
         if failed:
             message = "plate_99.tif is truncated: 100 of 200 bytes"
@@ -219,3 +216,250 @@ def write_results(root, *, samples=3, size=96, experiments=("nuclei",), unscored
     write_scores(root, *(score_rows(e, names, seed=i) for i, e in enumerate(experiments)))
     write_benchmarks(root)
     return root
+
+
+# --------------------------------------------------------------------------------- reading the page
+
+
+class Page(HTMLParser):
+    """What a page holds: texts, scripts, addresses, and tags that were not closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.html, self.open, self.texts, self.addresses, self.scripts = html, [], [], [], 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.scripts += tag == "script"
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "srcset", "data") and v]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def make(root, settings=SETTINGS, threads=1):
+    manifest = root / "report" / "report.json"
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    report.run(manifest=manifest, settings=settings, code="c0de", threads=threads, results=root)
+    page = Page((root / "report" / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    return page, read_manifest(manifest)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = write_results(tmp_path_factory.mktemp("whole"), experiments=("nuclei", "wide"))
+    return root, *make(root)
+
+
+def test_needs_nothing_from_outside(whole):
+    _, page, _ = whole
+    outside = [a for a in page.addresses if not a.startswith(("data:image/", "#"))]
+    assert outside == []
+    assert "@import" not in page.html
+    assert "url(" not in page.html
+
+
+def test_says_how_good_each_experiment_is(whole):
+    root, page, manifest = whole
+    scores = pd.read_parquet(root / "evaluate" / "scores.parquet")
+    chosen = (scores["metric"] == "seg") & (scores["aggregation"] == "pooled")
+    for row in scores[chosen].to_dict("records"):
+        line = {"metric": "SEG", "sentence": "plates: pooled over 3 test samples."}
+        assert manifest["experiments"][row["experiment"]] == [line | {"value": row["value"]}]
+        assert f"{row['value']:.3f}" in page.text
+    assert "plates: pooled over 3 test samples." in page.text
+
+
+def test_shows_what_ran(whole):
+    _, page, _ = whole
+    for text in ("5 test", "1 × 1 × 96 × 96", "uint8", "1 × 0.5 × 0.5", "5 min 12 s", "512 MB"):
+        assert text in page.text
+    assert "1,941,042" in page.text  # parameters of the model
+    assert '"iou_match": "at_least"' in page.text  # settings
+
+
+def test_names_failures_with_stage_and_message(whole):
+    _, page, manifest = whole
+    assert "plate_99.tif is truncated: 100 of 200 bytes" in page.text
+    assert "Left out of 7 later steps." in page.text
+    assert manifest["failures"] == 1
+
+
+def test_shows_best_median_and_worst_and_what_has_no_truth(whole):
+    root, page, _ = whole
+    scores = pd.read_parquet(root / "evaluate" / "scores.parquet")
+    mine = scores[(scores["metric"] == "seg") & (scores["experiment"] == "wide")]
+    order = mine[mine["aggregation"] == "sample"].sort_values("value")["sample"].tolist()
+    gallery = page.text[page.text.index("wide on plates") :]
+    places = [gallery.index(f"{rank} {s}") for rank, s in zip(RANKS, order, strict=True)]
+    assert places == sorted(places, reverse=True)
+    assert "no score unknown_3" in gallery
+    assert page.html.count("<figcaption>Errors</figcaption>") == 6
+    assert page.html.count("<figcaption>Truth</figcaption>") == 6
+    assert page.html.count("<figcaption>Instances over the image</figcaption>") == 2
+
+
+def test_repeats_byte_for_byte_and_whatever_the_threads(whole):
+    root, page, manifest = whole
+    assert (page.html, manifest) == ((again := make(root, threads=3))[0].html, again[1])
+
+
+def test_manifest_is_canonical_and_without_times(whole):
+    root, _, manifest = whole
+    text = (root / "report" / "report.json").read_text()
+    assert text == canonical_json(manifest, indent=1) + "\n"
+    assert set(manifest) == {
+        "stage", "samples", "report", "fingerprint", "experiments", "failures", "notes",
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- unfinished results
+
+
+def test_empty_folder_gives_a_page_that_says_so(tmp_path):
+    page, manifest = make(tmp_path)
+    assert "No experiment has results yet." in page.text
+    assert "The stage train has no results yet." in page.text
+    assert manifest["experiments"] == {}
+    assert len(manifest["notes"]) == 7
+
+
+def test_partial_folder_shows_what_there_is(tmp_path):
+    write_model(tmp_path, "nuclei")
+    page, manifest = make(tmp_path)
+    assert "Learning curves" in page.text
+    assert "No sample has been segmented yet." in page.text
+    assert manifest["experiments"] == {"nuclei": []}
+
+
+def test_experiments_and_data_sets_of_earlier_runs_are_left_out(whole, tmp_path):
+    root, _, _ = whole
+    settings = SETTINGS | {"config": {"experiments": {"wide": {}}, "datasets": {"plates": {}}}}
+    report.run(
+        manifest=tmp_path / "report.json", settings=settings, code="", threads=1, results=root
+    )
+    manifest = read_manifest(tmp_path / "report.json")
+    assert list(manifest["experiments"]) == ["wide"]
+    assert manifest["notes"] == []
+
+
+def test_manifest_that_is_none_is_noted(tmp_path):
+    (tmp_path / "convert").mkdir()
+    (tmp_path / "convert" / "plates-0000.json").write_text('{"stage": "conv')
+    page, _ = make(tmp_path)
+    assert "A manifest could not be read and was left out" in page.text
+
+
+def test_store_that_is_gone_is_said_in_its_place(tmp_path):
+    write_lots(tmp_path, "nuclei", [entry("plate_00")])
+    page, _ = make(tmp_path)
+    assert "is missing: make it again with `snakemake" in page.text
+
+
+def test_scores_that_are_not_defined(tmp_path):
+    table = score_rows("nuclei", ["plate_00", "plate_01", "plate_02"])
+    write_scores(tmp_path, table.assign(value=np.nan))
+    labels = draw_cells((96, 96), 24, seed=0)[None]
+    write_sample(tmp_path, "nuclei", "plate_00", labels, truth=True)
+    write_lots(tmp_path, "nuclei", [entry("plate_00")])
+    page, manifest = make(tmp_path)
+    assert manifest["experiments"] == {"nuclei": []}
+    assert "nan" not in page.text.lower().replace("finance", "")
+    assert "only sample plate_00" in page.text
+
+
+def test_table_of_scores_without_rows(tmp_path):
+    write_scores(tmp_path, score_rows("nuclei", ["a"]).iloc[:0])
+    page, _ = make(tmp_path)
+    assert "No sample with known truth has been evaluated" in page.text
+
+
+def test_no_object_at_all(tmp_path):
+    empty = np.zeros((1, 64, 80), np.uint32)
+    store = tmp_path / "convert" / "plates" / "blank.ome.zarr"
+    write_image(store, np.zeros((1, 1, 64, 80), np.uint16), empty)
+    for stage in ("predict", "split"):
+        target = tmp_path / stage / "nuclei" / "fold-0" / "plates" / "blank.ome.zarr"
+        if stage == "predict":
+            write_image(target, np.zeros((1, 1, 64, 80), np.uint8), names=("foreground",))
+        else:
+            write_labels(target, empty)
+    write_lots(tmp_path, "nuclei", [entry("blank")])
+    page, _ = make(tmp_path)
+    assert "<figcaption>Errors</figcaption>" in page.html
+
+
+# ------------------------------------------------------------------------------------ hostile input
+
+
+def test_every_given_string_is_escaped(tmp_path):
+    hostile = HOSTILE.replace("/", "")  # it is part of paths, too
+    labels = draw_cells((96, 96), 24, seed=0)[None]
+    write_sample(tmp_path, "nuclei", hostile, labels, truth=True, dataset="plates")
+    failed = {"status": "failed", "message": HOSTILE, "split": HOSTILE, "fingerprint": HOSTILE}
+    write_lots(tmp_path, "nuclei", [entry(hostile), entry("bad") | failed])
+    write_lots(tmp_path, hostile, [entry("bad", dataset=hostile) | failed], dataset="other")
+    write_model(tmp_path, hostile)
+    names = [hostile, "b", "c"]
+    write_scores(tmp_path, score_rows(hostile, names, dataset=HOSTILE, split=HOSTILE))
+    page, _ = make(tmp_path, {"title": HOSTILE, HOSTILE: HOSTILE, "samples_per_experiment": 3})
+    assert page.scripts == 1
+    assert page.text.count("alert(1)") > 10
+    svgs = [a for a in page.addresses if a.startswith("data:image/svg+xml")]
+    assert svgs
+    for svg in svgs:
+        assert b"<script" not in base64.b64decode(svg.partition(",")[2])
+
+
+def test_names_that_matplotlib_would_interpret(tmp_path):
+    write_model(tmp_path, "_hidden")
+    write_model(tmp_path, "$x^2")
+    page, _ = make(tmp_path)
+    svg = next(a for a in page.addresses if a.startswith("data:image/svg+xml"))
+    drawing = base64.b64decode(svg.partition(",")[2]).decode()
+    assert "_hidden" in drawing
+    assert "$x^2" in drawing
+
+
+# -------------------------------------------------------------------------- which samples are shown
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ranks"),
+    [
+        (1, ["worst"]),
+        (2, ["best", "worst"]),
+        (3, ["best", "median", "worst"]),
+        (4, ["rank 1 of 4", "rank 2 of 4", "rank 3 of 4", "rank 4 of 4"]),
+    ],
+)
+def test_number_of_samples_shown_is_a_setting(tmp_path, wanted, ranks):
+    names = list("abcd")
+    write_lots(tmp_path, "nuclei", [entry(name) for name in names])
+    write_scores(tmp_path, score_rows("nuclei", names))
+    results = report.read_results(tmp_path)
+    [(group, choices)] = report.choose_samples(results, wanted, {})
+    assert group == ("nuclei", "plates")
+    assert [choice.rank for choice in choices] == ranks
+
+
+def test_undefined_scores_rank_last(tmp_path):
+    write_lots(tmp_path, "nuclei", [entry(name) for name in "abc"])
+    table = score_rows("nuclei", list("abc"))
+    table.loc[table["sample"] == "b", "value"] = np.nan
+    write_scores(tmp_path, table)
+    [(_, choices)] = report.choose_samples(report.read_results(tmp_path), 3, {})
+    assert choices[-1].record.sample == "b"

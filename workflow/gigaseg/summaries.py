@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .benchmarks import number, read_benchmarks
-from .ledger import read_manifest
+from .ledger import BOOKS, read_manifest
 
 #: Stages that write one manifest per lot, in order; True where they run once per experiment.
 LOT_STAGES = {"convert": False, "weigh": False, "predict": True, "split": True, "evaluate": True}
@@ -239,7 +239,7 @@ def _read_attempts(records: Iterable[Record]) -> list[dict[str, Any]]:
     for record in records:
         if record.store is None:
             continue
-        path = record.store / ".gigaseg" / "attempts.jsonl"
+        path = record.store / BOOKS / "attempts.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         notes += [{"stage": record.stage, **note} for line in lines if (note := _json_line(line))]
     return notes

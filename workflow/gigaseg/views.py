@@ -59,19 +59,27 @@ class Pictures:
     Parameters
     ----------
     view : View
-    whole : bool
-        The view is the whole plane.
+    shape : tuple of int
+        Extent of the sample along z, y, x in px.
     faults : dict or None
         Objects of each kind of error in the view; None without truth.
     pictures : dict of str to str
         Title to ``data:`` address; ``errors`` (or ``overlay`` without truth) is the main one,
         ``overview`` is there if the view is not the whole plane.
+    channels : tuple of str
+        Names of the channels of the probabilities.
     """
 
     view: View
-    whole: bool
+    shape: tuple[int, int, int]
     faults: dict[str, int] | None
     pictures: dict[str, str]
+    channels: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """The view is the whole plane."""
+        return (self.view.height, self.view.width) == self.shape[1:]
 
 
 def open_sample(image: Path, probabilities: Path | None, instances: Path) -> Sample:
@@ -94,10 +102,11 @@ def open_sample(image: Path, probabilities: Path | None, instances: Path) -> Sam
 def draw_sample(sample: Sample) -> Pictures:
     """Draw the worst place of a sample: image, probability, instances, truth and errors."""
     view = choose_view(sample)
-    whole = (view.height, view.width) == sample.instances.shape[1:]
     image = figures.stretch(_read_window(sample.image, view))
     pictures = {"image": figures.png_uri(image)}
+    channels: tuple[str, ...] = ()
     if sample.probabilities is not None:
+        channels = tuple(sample.probabilities.attributes["channels"])
         shown = colour_probabilities(_read_window(sample.probabilities, view))
         pictures["probability"] = figures.png_uri(shown)
     instances = _read_window(sample.instances, view)[0]
@@ -112,9 +121,10 @@ def draw_sample(sample: Sample) -> Pictures:
         marked = figures.mark_faults(image, truth, instances, faults)
         pictures["truth"] = figures.png_uri(figures.colour_instances(truth))
         pictures["errors"] = figures.png_uri(marked)
-    if not whole:
+    drawn = Pictures(view, sample.instances.shape, counts, pictures, channels)
+    if not drawn.whole:
         pictures["overview"] = figures.png_uri(_draw_overview(sample.image, view))
-    return Pictures(view, whole, counts, pictures)
+    return drawn
 
 
 def colour_probabilities(values: NDArray[np.uint8]) -> NDArray[np.uint8]:

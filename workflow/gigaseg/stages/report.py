@@ -153,10 +153,13 @@ def _rank(records: list[Record], scores: pd.DataFrame, wanted: int, labels: str)
     if samples.empty:
         return []
     key = compare.main_metric(samples, labels) or compare.list_metrics(samples)[0]
-    values = {(row["fold"], row["sample"]): row["values"] for row in compare.per_sample(samples)[1]}
+    keys, rows = compare.per_sample(samples)
+    values = {(row["fold"], row["sample"]): row["values"] for row in rows}
     scored = [record for record in records if (record.fold, record.sample) in values]
-    own = [values[record.fold, record.sample] for record in scored]
-    main = [value.get(key, float("nan")) for value in own]
+    # The metric that ranks comes first, then those of the table of samples.
+    shown = list(dict.fromkeys([key, *keys]))
+    own = [{k: values[r.fold, r.sample].get(k, float("nan")) for k in shown} for r in scored]
+    main = [value[key] for value in own]
     order = compare.order_best_first(main, describe(key[0]).better)
     ranks = compare.pick_ranks(len(order), wanted)
     names = _name_ranks(ranks, len(order))
@@ -190,7 +193,7 @@ def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
     return {
         **base,
         **_arrange(pictures, record.sample),
-        "scores": [(describe_key(key), value) for key, value in choice.scores.items()][:4],
+        "scores": [(describe_key(key), value) for key, value in choice.scores.items()],
         "facts": _facts(record),
         "faults": list((pictures.faults or {}).items()),
         "caption": _caption(pictures, record),
@@ -212,18 +215,22 @@ def _arrange(pictures: Pictures, sample: str) -> dict[str, Any]:
 
 
 def _caption(pictures: Pictures, record: Record) -> str:
-    view = pictures.view
-    place = f"{record.split} sample"
-    if int(record.fold or 0):
-        place += f", fold {record.fold}"
-    if view.plane or "z" in record.facts:
-        place += f", plane {view.plane}"
+    view, (depth, height, width) = pictures.view, pictures.shape
+    text = f"{record.split.capitalize()} sample, fold {record.fold}; "
+    text += f"plane {view.plane} of 0 to {depth - 1}, " if depth > 1 else ""
     if pictures.whole:
-        return f"{place}; the whole plane, {view.height} × {view.width} px."
-    return (
-        f"{place}; a window of {view.height} × {view.width} px at y = {view.top}, x = {view.left}, "
-        f"at full resolution, where most pixels belong to objects at fault."
-    )
+        text += f"the whole plane, {height} × {width} px."
+    else:
+        why = "most objects lie" if pictures.faults is None else "objects at fault cover most"
+        text += (
+            f"a window of {view.height} × {view.width} px at full resolution, at y = {view.top}, "
+            f"x = {view.left} of {height} × {width} px, where {why}."
+        )
+    if len(pictures.channels) == 2:
+        text += (
+            f" Probability: {pictures.channels[0]} in blue-green, {pictures.channels[1]} in orange."
+        )
+    return text
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
