@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from gigaseg.comparison import compare, main_metric
+from gigaseg.glossary import METRICS
 from gigaseg.ledger import canonical_json, read_manifest, write_manifest
+from gigaseg.scores import BEST, FAMILIES
 from gigaseg.stages import report
 from gigaseg.volumes import commit_image, commit_labels, create_array, write_pyramid
 
@@ -463,3 +466,42 @@ def test_undefined_scores_rank_last(tmp_path):
     write_scores(tmp_path, table)
     [(_, choices)] = report.choose_samples(report.read_results(tmp_path), 3, {})
     assert choices[-1].record.sample == "b"
+
+
+def test_every_metric_of_the_evaluation_is_explained():
+    known = {name for family in FAMILIES.values() for name in family.metrics} | set(BEST)
+    assert known | {"mean_ap"} == set(METRICS)
+
+
+@pytest.mark.parametrize(("labels", "main"), [("instances", "seg"), ("boundary", "v_rand")])
+def test_main_metric_follows_what_the_labels_hold(labels, main):
+    assert main_metric(score_rows("em", ["a", "b"]), labels) == (main, None)
+
+
+def test_numbers_that_look_the_same_are_equally_good():
+    table = pd.concat([score_rows(name, ["a"]) for name in ("one", "two", "three")])
+    table = table[(table["metric"] == "seg") & (table["aggregation"] == "pooled")]
+    table["value"] = [0.80001, 0.80002, 0.7]
+    [comparison] = compare(table)
+    [(_, cells)] = comparison.rows
+    marked = {experiment for (experiment, _), cell in cells.items() if cell.best}
+    assert marked == {"one", "two"}
+
+
+@pytest.mark.parametrize(("metric", "best"), [("seg", "two"), ("pixel_error", "one")])
+def test_direction_of_better_is_the_metrics_own(metric, best):
+    table = pd.concat([score_rows(name, ["a"]) for name in ("one", "two")])
+    table = table[(table["metric"] == metric) & (table["aggregation"] == "mean")]
+    table["value"] = [0.1, 0.2]
+    [(_, cells)] = compare(table)[0].rows
+    assert [experiment for (experiment, _), cell in cells.items() if cell.best] == [best]
+
+
+def test_scores_of_folds_are_averaged():
+    folds = [score_rows("one", ["a"], seed=k).assign(fold=k) for k in range(3)]
+    table = pd.concat(folds)
+    table = table[(table["metric"] == "seg") & (table["aggregation"] == "pooled")]
+    [(_, cells)] = compare(table)[0].rows
+    cell = cells["one", "pooled"]
+    assert cell.folds == 3
+    assert cell.value == pytest.approx(table["value"].mean())

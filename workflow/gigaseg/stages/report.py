@@ -193,7 +193,7 @@ def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
     return {
         **base,
         **_arrange(pictures, record.sample),
-        "scores": [(describe_key(key), value) for key, value in choice.scores.items()],
+        "scores": [(describe_key(k), choice.scores[k]) for k in list(choice.scores)[:4]],
         "facts": _facts(record),
         "faults": list((pictures.faults or {}).items()),
         "caption": _caption(pictures, record),
@@ -221,7 +221,7 @@ def _caption(pictures: Pictures, record: Record) -> str:
     if pictures.whole:
         text += f"the whole plane, {height} × {width} px."
     else:
-        why = "most objects lie" if pictures.faults is None else "objects at fault cover most"
+        why = "most objects lie" if pictures.faults is None else "most is at fault"
         text += (
             f"a window of {view.height} × {view.width} px at full resolution, at y = {view.top}, "
             f"x = {view.left} of {height} × {width} px, where {why}."
@@ -246,6 +246,6 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     shown = [c for c in SIZES if c in table and not (unknown and c.endswith(("um2", "um3")))]
     if shown and len(table):
         low, middle, high = np.percentile(table[shown[0]], [25, 50, 75])
-        facts.append(("median size", f"{middle:,.4g} {SIZES[shown[0]]}"))
-        facts.append(("half are", f"{low:,.4g} to {high:,.4g}"))
+        facts.append(("median size", f"{middle:,.3g} {SIZES[shown[0]]}"))
+        facts.append(("half are", f"{low:,.3g} to {high:,.3g}"))
     return facts
