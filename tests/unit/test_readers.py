@@ -370,6 +370,31 @@ def test_truncated_tiff(tmp_path, rng, share, options):
         open_source(path)
 
 
+def test_damaged_tiff_tags_raise_nothing_but_valueerror(tmp_path, rng):
+    path = tmp_path / "a.tif"
+    write_tiff(path, planes(rng, shape=(2, 20, 30)), tile=(16, 16), compression="zlib")
+    content = path.read_bytes()
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(4, 400, 3):
+            damaged[place] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            with open_source(path) as source:
+                source.read(Window((0, 0, 0), tuple(min(n, 16) for n in source.shape[1:])))
+        except ValueError:
+            refused += 1
+    assert refused > 10
+
+
+def test_tiles_beyond_memory_are_refused(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("gigaseg.tiffs.LARGEST_SEGMENT", 2**12)
+    write_tiff(tmp_path / "a.tif", planes(rng), compression="zlib", rowsperstrip=70)
+    with pytest.raises(ValueError, match=r"pieces of \(1, 70, 90\) voxels.*save it in tiles"):
+        open_source(tmp_path / "a.tif")
+
+
 def test_truncated_png(tmp_path, rng):
     content = imagecodecs.png_encode(planes(rng, "u1", (50, 60)))
     (tmp_path / "a.png").write_bytes(content[: len(content) // 2])

@@ -1,7 +1,9 @@
 """TIFF and its dialects (OME, ImageJ, SVS, BigTIFF) as lazy sources."""
 
+import math
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,21 @@ from .volumes import foreign_codecs
 # Slide scanners add a thumbnail, a label and an overview to the image, which comes first.
 SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi")
 ALPHA = (1, 2)  # associated and unassociated alpha among the extra samples
+DAMAGE = (
+    tifffile.TiffFileError,
+    ElementTree.ParseError,
+    ArithmeticError,
+    AssertionError,
+    TypeError,
+)
+LARGEST_SEGMENT = 2**31  # bytes; a compressed tile or strip is decoded as a whole
 RESOLUTION_UNITS = {3: 1e4}  # centimetres; inches are for printers (72 dpi says nothing)
 
 
 def open_tiff(path: Path) -> Source:
     """Open a TIFF file as a `Source`; see `gigaseg.readers.open_source`."""
-    with decoding(path):
-        try:
-            tiff = tifffile.TiffFile(path)
-        except tifffile.TiffFileError as error:
-            raise ValueError(error) from error
+    with _decoding(path):
+        tiff = tifffile.TiffFile(path)
     try:
         return _source(path, tiff)
     except BaseException:
@@ -62,8 +69,18 @@ def write_tiff(path: Path, data: np.ndarray, spacing: Spacing, *, tile: int | No
     )
 
 
-def _source(path: Path, tiff: tifffile.TiffFile) -> Source:
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Add what tifffile raises where the tags of a damaged file contradict each other."""
     with decoding(path):
+        try:
+            yield
+        except DAMAGE as error:
+            raise ValueError(error) from error
+
+
+def _source(path: Path, tiff: tifffile.TiffFile) -> Source:
+    with _decoding(path):
         series = tiff.series
     if not series:
         raise ValueError(f"{path} is truncated or damaged: it holds no page; copy it again")
@@ -81,10 +98,11 @@ def _source(path: Path, tiff: tifffile.TiffFile) -> Source:
     array, chunks = _array(path, image)
 
     def fetch(channels: Sequence[int], window: Window) -> np.ndarray:
-        with decoding(path):
+        with _decoding(path):
             return layout.read(array, channels, window)
 
-    spacing = _spacing(tiff, page)
+    with _decoding(path):
+        spacing = _spacing(tiff, page)
     segment = layout.segment(chunks)
     return Source(path, layout.czyx, image.dtype, spacing, segment, fetch, tiff.close)
 
@@ -95,8 +113,14 @@ def _array(path: Path, image: tifffile.TiffPageSeries) -> tuple[Any, tuple[int, 
         dtype = image.dtype.newbyteorder(image.keyframe.parent.byteorder)
         array = np.memmap(path, dtype, "r", image.dataoffset, image.shape)
         return array, (1,) * len(image.shape)
-    with decoding(path), foreign_codecs():
+    with _decoding(path), foreign_codecs():
         view = zarr.open_array(image.aszarr(), mode="r")
+    size = math.prod(view.chunks) * view.dtype.itemsize
+    if size > LARGEST_SEGMENT:
+        raise ValueError(
+            f"{path} is compressed in pieces of {view.chunks} voxels, {size / 2**30:.1f} GB each, "
+            f"the limit is {LARGEST_SEGMENT / 2**30:.0f} GB: save it in tiles (or it is damaged)"
+        )
     return view, view.chunks
 
 
@@ -104,7 +128,7 @@ def _check_complete(path: Path, tiff: tifffile.TiffFile, image: tifffile.TiffPag
     """Raise ValueError if pages or their data lie beyond the end of the file."""
     size = tiff.filehandle.size
     end = 0 if image.dataoffset is None else image.dataoffset + image.nbytes
-    with decoding(path):
+    with _decoding(path):
         tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
         width = 8 if tiff.is_bigtiff else 4
         chain_ends = not any(tiff.filehandle.read(width))
