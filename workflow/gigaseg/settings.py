@@ -247,6 +247,13 @@ def _as_yaml(number: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
+    """Suggest what a misspelt word may mean, as the end of a message; empty if nothing is near.
+
+    Examples
+    --------
+    >>> nearest("widht", ["depth", "width"])
+    '; did you mean width?'
+    """
     match difflib.get_close_matches(word, known, n=1, cutoff=0.5):
         case [near]:
             return f"; did you mean {near}?"
