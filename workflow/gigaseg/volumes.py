@@ -25,7 +25,6 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from . import ome
 from .geometry import Window, blocks
-from .intensity import intensity_window
 from .ledger import clear_block, write_atomically
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "commit_labels",
     "create_array",
     "foreign_codecs",
-    "intensity_window",
     "open_arrays",
     "open_volume",
     "write_pyramid",
