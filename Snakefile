@@ -46,7 +46,8 @@ onstart:
 
 
 onsuccess:
-    print(f"The report is {plan.results}/report/report.html")
+    if (page := plan.results / "report" / "report.html").exists():
+        print(f"The report is {page}")
 
 
 onerror:

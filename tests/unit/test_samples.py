@@ -84,6 +84,7 @@ def test_a_good_sheet_has_no_problems(tmp_path):
         (GOOD + GOOD.splitlines()[0] + "\n", "sample 'a' stands 2 times in data set 'cells'"),
         (GOOD + "c\tcels\ttest\tc.tif\t\n", "data set 'cels' is not in the config; did you mean"),
         (GOOD + "c\tcells\ttrain\tc.tif\t\n", "sample 'c' is for train and has no label"),
+        (GOOD + "c\tcells\ttest\tc.tif\t\n", "sample 'c' is drawn and has no label"),
         ("b\tcells\tvalidation\tb.tif\tb.tif\n", "no samples of cells with split train"),
         ("a\tcells\ttrain\tb.tif\tb.tif\n", "no samples of cells with split validation"),
     ],

@@ -108,13 +108,19 @@ def check(samples: Sequence[Sample], settings: Mapping[str, Any], sheet: str) ->
     for dataset, facts in datasets.items():
         yield from _check_source(("datasets", str(dataset)), facts)
     for sample in samples:
-        if sample.split != "test" and not sample.label:
-            text = f"sample {sample.sample!r} is for {sample.split} and has no label"
-            yield Problem(where, text)
+        if not sample.label and (use := _use_of_label(sample, datasets)):
+            yield Problem(where, f"sample {sample.sample!r} is {use} and has no label")
         if sample.dataset in datasets and not is_made(datasets[sample.dataset]):
             yield from _check_files(where, sample, Path(settings["data_root"] or ""))
     for title, experiment in settings["experiments"].items():
         yield from _check_experiment(str(title), experiment, samples)
+
+
+def _use_of_label(sample: Sample, datasets: Mapping[str, Any]) -> str:
+    """Say why a sample cannot do without a label; empty if it can."""
+    if sample.split != "test":
+        return f"for {sample.split}"
+    return "drawn" if datasets.get(sample.dataset, {}).get("phantom") else ""
 
 
 def _check_source(where: tuple[str, ...], dataset: Mapping[str, Any]) -> Iterator[Problem]:

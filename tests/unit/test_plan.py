@@ -1,0 +1,118 @@
+import json
+
+import pytest
+from gigaseg.plan import Plan
+from gigaseg.samples import Sample
+from gigaseg.settings import resolve
+
+ROWS = [
+    Sample("a", "cells", "train", "a.tif", "a-label.tif"),
+    Sample("b", "cells", "train", "b.tif", "b-label.tif"),
+    Sample("c", "cells", "validation", "c.tif", "c-label.tif"),
+    Sample("d", "cells", "test", "d.tif", "d-label.tif"),
+    Sample("e", "cells", "test", "e.tif"),
+    Sample("x", "public", "test", "x.png"),
+]
+
+
+def plan(**changes) -> Plan:
+    config = {
+        "datasets": {"cells": {"lot": 2}, "public": {"registry": "r.tsv"}},
+        "experiments": {"one": {"datasets": ["cells", "public"]}},
+        **changes,
+    }
+    settings, problems = resolve(config, {})
+    assert problems == []
+    return Plan(settings, ROWS)
+
+
+def names(text: str) -> dict[str, str]:
+    return {row["sample"]: row["split"] for row in json.loads(text)["samples"]}
+
+
+def test_the_jobs_of_one_fold():
+    jobs = plan()
+    assert jobs.manifests("convert") == [
+        *(f"results/convert/cells-000{n}.json" for n in range(3)),
+        "results/convert/public-0000.json",
+    ]
+    assert jobs.manifests("weigh") == [f"results/weigh/cells-000{n}.json" for n in range(2)]
+    assert jobs.manifests("train") == ["results/train/one/fold-0.json"]
+    predicted = ["cells-0001", "cells-0002", "public-0000"]
+    for stage in ("predict", "split"):
+        assert jobs.manifests(stage) == [
+            f"results/{stage}/one/fold-0/{lot}.json" for lot in predicted
+        ]
+    assert jobs.manifests("evaluate") == ["results/evaluate/one/fold-0/cells-0001.json"]
+    assert jobs.weighed("one", "0") == jobs.manifests("weigh")
+
+
+def test_a_job_is_told_of_its_samples_only():
+    jobs, model = plan(), ("one", "0")
+    assert names(jobs.job("convert", "cells-0001")) == {"c": "validation", "d": "test"}
+    assert names(jobs.job("weigh", "cells-0001")) == {"c": "validation"}
+    assert names(jobs.job("predict", "cells-0001", model)) == {"c": "validation", "d": "test"}
+    assert names(jobs.job("evaluate", "cells-0001", model)) == {"c": "validation", "d": "test"}
+    told = json.loads(jobs.job("train", model=model))
+    assert told["train"] == ["cells/a", "cells/b"]
+    assert told["validation"] == ["cells/c"]
+
+
+def test_the_jobs_of_a_cross_validation():
+    jobs = plan(experiments={"cv": {"datasets": ["cells"], "folds": 3}})
+    assert len(jobs.manifests("train")) == 3
+    assert jobs.weighed("cv", 1) == [f"results/weigh/cells-000{n}.json" for n in range(2)]
+    # A sample that a fold is validated on is told so, whatever the sheet says of it.
+    assert names(jobs.job("predict", "cells-0000", ("cv", "1"))) == {"b": "validation"}
+    assert names(jobs.job("predict", "cells-0001", ("cv", "2"))) == {"c": "validation", "d": "test"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "own"),
+    [
+        ("convert", {"storage"}),
+        ("weigh", {"storage", "weights"}),
+        ("train", {"target", "network", "training", "intensity", "train", "validation"}),
+        ("predict", {"storage", "prediction"}),
+        ("split", {"storage", "instances", "target"}),
+        ("evaluate", {"evaluation", "target"}),
+    ],
+)
+def test_a_job_is_told_of_its_sections_only(stage, own):
+    model = None if stage in ("convert", "weigh") else ("one", "0")
+    told = json.loads(plan().job(stage, "" if stage == "train" else "cells-0001", model))
+    common = {"lot", "samples"} if stage != "train" else set()
+    assert told.keys() == own | common | ({"experiment", "fold"} if model else set())
+
+
+def test_settings_do_not_depend_on_how_they_are_written():
+    one = plan(storage={"chunk": 256, "shard": 1024}, network={"depth": 3.0, "width": 8})
+    two = plan(network={"width": 8, "depth": 3}, storage={"shard": 1024.0, "chunk": 256})
+    for job in (("convert", "cells-0000", None), ("train", "", ("one", "0"))):
+        assert one.job(*job) == two.job(*job)
+
+
+def test_a_row_says_where_its_files_are_and_what_they_hold():
+    told = json.loads(plan(data_root="/raw").job("convert", "cells-0002"))
+    assert told["samples"] == [
+        {
+            "sample": "e",
+            "dataset": "cells",
+            "split": "test",
+            "image": "/raw/e.tif",
+            "label": None,
+            "labels": "instances",
+            "objects": "plane",
+            "channels": "all",
+            "spacing": None,
+        }
+    ]
+
+
+def test_raw_files_are_inputs_unless_they_are_fetched():
+    jobs = plan()
+    assert jobs.raw("cells-0002") == ["data/e.tif"]
+    assert jobs.raw("cells-0001")[:2] == ["data/c.tif", "data/c-label.tif"]
+    assert jobs.raw("public-0000") == ["results/fetch/public.json"]
+    assert json.loads(jobs.fetch("public"))["files"] == ["x.png"]
+    assert jobs.registry("public") == "r.tsv"
