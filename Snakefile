@@ -13,6 +13,9 @@ given = deepcopy(config)
 configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 # The library is found without installation, here and in every job.
 library = f"{workflow.basedir}/workflow"
 sys.path.insert(0, library)

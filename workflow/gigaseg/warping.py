@@ -287,7 +287,7 @@ def _classify(labels, ys, xs, reach):
         if ids >= 3:
             kinds[i] = _SPLIT if missing else _MERGE
         elif ids == 2 and missing:
-            breaks = _breaks(labels, y, x, reach, reached, i, queue)
+            breaks = _breaks(labels, (y, x), reach, reached, i, queue)
             kinds[i] = _SPLIT if breaks else _HOLE_DELETION
         elif ids == 2:
             kinds[i] = _HOLE_ADDITION
@@ -317,11 +317,12 @@ def _ids_around(labels, y, x):
 
 
 @njit(cache=True, nogil=True)
-def _breaks(labels, y, x, reach, reached, stamp, queue):
-    """Tell whether the cell pixels around (y, x) are not 4-connected within `reach` without it.
+def _breaks(labels, pixel, reach, reached, stamp, queue):
+    """Tell whether the cell pixels around `pixel` are not 4-connected within `reach` without it.
 
     `reached` equals `stamp` where this search has been: one array serves all searches.
     """
+    y, x = pixel
     wanted = found = start = end = 0
     reached[y, x] = stamp
     for v in range(y - 1, y + 2):

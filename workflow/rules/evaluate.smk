@@ -35,6 +35,11 @@ rule tabulate:
         evaluate=plan.manifests("evaluate"),
     output:
         manifest=f"{RESULTS}/evaluate/scores.json",
+        table=report(
+            f"{RESULTS}/evaluate/scores.csv",
+            caption="../report/scores.rst",
+            category="Segmentation",
+        ),
     log:
         f"{RESULTS}/logs/tabulate/scores.log",
     benchmark:

@@ -7,6 +7,10 @@ rule report:
         scores=rules.tabulate.output.manifest,
         train=plan.manifests("train"),
         split=plan.manifests("split"),
+        page=[
+            f"{workflow.basedir}/resources/report/report.{kind}"
+            for kind in ("html.jinja", "css", "js")
+        ],
     output:
         manifest=f"{RESULTS}/report/report.json",
         html=report(
@@ -20,6 +24,7 @@ rule report:
         f"{RESULTS}/benchmarks/report/report.tsv"
     conda:
         "../../environment.yml"
+    threads: 2
     resources:
         mem_mb=4000,
         runtime=60,
