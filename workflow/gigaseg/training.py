@@ -124,10 +124,21 @@ class Segmentation(lightning.LightningModule):
         """Learning rate of the step under way."""
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Shorten gradients that are too long."""
+        del optimizer, gradient_clip_algorithm  # the names are Lightning's
+        # Lightning refuses fused optimisers here, for the sake of a scaler that bfloat16 has not.
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         """Return SGD with momentum, as in the paper, or Adam, and the schedule."""
         chosen = self.settings
+        # Fused: one pass over the weights instead of one per operation.
         common = {"lr": chosen["learning_rate"], "weight_decay": chosen["weight_decay"]}
+        common |= {"fused": True}
         optimizer: torch.optim.Optimizer
         if chosen["optimizer"] == "sgd":
             optimizer = torch.optim.SGD(self.parameters(), momentum=chosen["momentum"], **common)
