@@ -71,11 +71,13 @@ def image(
     model = ImageAttrs(version="0.5", multiscales=[_multiscale(name, axes, spacing, levels)])
     colors = COLORS if len(channels) > 1 else ("FFFFFF",)
     shown = [
-        Channel(
-            color=colors[i % len(colors)],
-            window=Window(min=low, start=low, end=high, max=high),
-            label=channel,
-            active=True,
+        Channel.model_validate(
+            {
+                "color": colors[i % len(colors)],
+                "window": Window(min=low, start=low, end=high, max=high),
+                "label": channel,
+                "active": True,
+            }
         )
         for i, (channel, (low, high)) in enumerate(zip(channels, contrast, strict=True))
     ]
@@ -92,7 +94,8 @@ def labels(
     >>> labels("truth", "zyx", (1, 1, 1), 1, nested=True)["image-label"]["source"]
     {'image': '../../'}
     """
-    label = Label(version="0.5", source={"image": "../../"} if nested else None)
+    source = {"source": {"image": "../../"}} if nested else {}
+    label = Label.model_validate({"version": "0.5", **source})
     scales = [_multiscale(name, axes, spacing, levels)]
     return _plain(ImageLabelAttrs(version="0.5", multiscales=scales, **{"image-label": label}))
 
@@ -105,7 +108,8 @@ def label_list(names: Sequence[str]) -> dict[str, Any]:
 def read(attributes: Any) -> Scene:
     """Read ``ome`` attributes written by `image` or `labels`."""
     scales = ImageAttrs.model_validate(attributes).multiscales[0]
-    z, y, x = (float(n) for n in scales.datasets[0].coordinateTransformations[0].scale[-3:])
+    finest = _plain(scales.datasets[0])["coordinateTransformations"][0]
+    z, y, x = (float(n) for n in finest["scale"][-3:])
     axes = "".join(str(axis.name) for axis in scales.axes)
     return Scene(axes, tuple(d.path for d in scales.datasets), (z, y, x))
 
