@@ -47,7 +47,6 @@ SETTINGS: dict[str, Any] = {
         "device": "cpu",
         "threads": 1,
         "validate_every": 2,
-        "checkpoint": "best",
         "class_balance": True,
         "separation": True,
         "gradient_clip": 1.0,
