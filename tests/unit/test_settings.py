@@ -111,10 +111,13 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (change(experiments={"one": {"datasets": ["cels"]}}), "'cels'; did you mean cells?"),
         (change(experiments={"one": {"datasets": ["cells", "cells"]}}), "names something twice"),
         ({"datasets": {"cells": {}}}, "'experiments' is missing"),
-        (change(storage={"chunk": 256, "shard": 1040}), "1040 px is no multiple of chunk, 256 px"),
+        (
+            change(storage={"chunk": 256, "shard": 1040}),
+            "of chunk, 256 px: the next that is, is 1280",
+        ),
         (
             change(storage={"chunk": 24, "shard": 72}),
-            "storage.shard: 72 px is no multiple of 2**depth = 16, as one needs",
+            "storage.shard: 72 px is no multiple of 2**depth = 16, as one needs: the next that is, is 96",
         ),
         (change(intensity={"low": 99.9}), "intensity.high: 99.8 is not above low, 99.9"),
         (
@@ -125,7 +128,12 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (
             change(prediction={"tile": 572}),
             "tile 572 px predicts 384 px at a time, which does not divide the shard of 1024 px: "
-            "the nearest tile that does is 444",
+            "the nearest tile that does is 444, and the next storage.shard for this one is 1152",
+        ),
+        (
+            change(prediction={"tile": 573}),
+            "experiments.one.prediction.tile: tile 573 px does not fit a network of depth 4 with "
+            "padding 'valid': the next size that does is 588",
         ),
     ],
 )
@@ -147,6 +155,15 @@ def test_all_problems_come_at_once():
 def test_what_depends_on_a_wrong_value_is_not_complained_about():
     assert len(problems(change(network={"depth": "four"}, training={"tile": 317}))) == 1
     assert len(problems(change(datasets=3))) == 1
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    config = change(storage={"shard": 1024.0}, prediction={"tile": 572.0}, network={"depth": 4.0})
+    config["datasets"]["cells"]["lot"] = 2.0
+    resolved, found = resolve(config, {})
+    assert "the nearest tile that does is 444" in str(found[0])
+    assert repr(resolved["datasets"]["cells"]["lot"]) == "2"
+    assert repr(resolved["experiments"]["one"]["network"]["depth"]) == "4"
 
 
 def test_the_error_carries_its_problems():

@@ -1,6 +1,7 @@
 """The settings of a run: defaults filled in, checked against the schema, all problems at once."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -84,10 +85,19 @@ def resolve(
         `PER_EXPERIMENT` sections in full.
     problems : list of Problem
     """
-    config = {**deepcopy(dict(config)), **deepcopy({k: given[k] for k in REPLACED if k in given})}
+    config = _with_whole_numbers({**config, **{k: given[k] for k in REPLACED if k in given}})
     problems = validate(config, read_schema("config"))
     settings = complete(_without(config, problems))
     return settings, problems + list(check(settings))
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """Copy a value with 3 for 3.0, which YAML and the schema take for the same."""
+    if isinstance(value, Mapping):
+        return {key: _with_whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _without(config: dict[str, Any], problems: Iterable[Problem]) -> dict[str, Any]:
@@ -277,15 +287,15 @@ def check(settings: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong between settings that are each right by themselves."""
     chunk, shard = settings["storage"]["chunk"], settings["storage"]["shard"]
     if _numbers(chunk, shard) and shard % chunk:
-        text = f"{shard} px is no multiple of chunk, {chunk} px: shards are whole chunks"
-        yield Problem(("storage", "shard"), text)
+        text = f"{shard} px is no multiple of chunk, {chunk} px: the next that is, is "
+        yield Problem(("storage", "shard"), f"{text}{_next(shard, chunk)}")
     low, high = settings["intensity"]["low"], settings["intensity"]["high"]
     if _numbers(low, high) and not low < high:
         yield Problem(("intensity", "high"), f"{high} is not above low, {low}")
     for name, experiment in settings["experiments"].items():
         where = ("experiments", str(name))
         yield from _check_datasets(where, experiment, settings.get("datasets", {}))
-        yield from _check_network(where, experiment, shard)
+        yield from _check_network(where, experiment, settings["storage"])
 
 
 def _check_datasets(
@@ -298,17 +308,21 @@ def _check_datasets(
             yield Problem((*where, "datasets"), f"no data set is called {name!r}{near}")
 
 
-def _check_network(where: Path_, experiment: Mapping[str, Any], shard: Any) -> Iterator[Problem]:
+def _check_network(
+    where: Path_, experiment: Mapping[str, Any], storage: Mapping[str, Any]
+) -> Iterator[Problem]:
     """Check the tiles against the network, and the lattice and the step against the shards."""
+    chunk, shard = storage["chunk"], storage["shard"]
     try:
         geometry = UNetGeometry(experiment["network"]["depth"], experiment["network"]["padding"])
     except (TypeError, ValueError):
         return  # the schema has said so
-    if not _numbers(shard):
+    if not _numbers(chunk, shard):
         return
     if shard % geometry.lattice:
         text = f"{shard} px is no multiple of 2**depth = {geometry.lattice}, as {where[1]} needs"
-        yield Problem(("storage", "shard"), text)
+        fitting = _next(shard, math.lcm(chunk, geometry.lattice))
+        yield Problem(("storage", "shard"), f"{text}: the next that is, is {fitting}")
         return
     for section in ("training", "prediction"):
         tile = experiment[section]["tile"]
@@ -329,8 +343,14 @@ def _uneven(geometry: UNetGeometry, tile: int, shard: int) -> str:
     nearest = min(sizes, key=lambda size: (abs(size - tile), size))
     return (
         f"tile {tile} px predicts {geometry.step(tile)} px at a time, which does not divide the "
-        f"shard of {shard} px: the nearest tile that does is {nearest}"
+        f"shard of {shard} px: the nearest tile that does is {nearest}, and the next storage.shard "
+        f"for this one is {_next(shard, geometry.step(tile))}"
     )
+
+
+def _next(value: int, factor: int) -> int:
+    """Round up to a multiple."""
+    return -(-value // factor) * factor
 
 
 def _numbers(*values: Any) -> bool:
