@@ -117,7 +117,8 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         ),
         (
             change(storage={"chunk": 24, "shard": 72}),
-            "storage.shard: 72 px is no multiple of 2**depth = 16, as one needs: the next that is, is 96",
+            "storage.shard: 72 px is no multiple of 2**depth = 16, as one needs: the next that is, "
+            "is 96",
         ),
         (change(intensity={"low": 99.9}), "intensity.high: 99.8 is not above low, 99.9"),
         (
