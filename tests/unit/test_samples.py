@@ -139,6 +139,15 @@ def test_config_and_sheet_are_complained_about_together(tmp_path):
     assert len(found) == 2
 
 
+def test_a_row_at_fault_hides_no_other_fault(tmp_path):
+    rows = "a\tcells\ttrian\ta.tif\ta.tif\nc\tcels\ttest\tc.tif\t\nd\tcells\ttrain\td.tif\t\n"
+    found = complaints(tmp_path, rows)
+    assert len(found) == 3, found
+    assert "did you mean train?" in found[0]
+    assert "data set 'cels' is not in the config" in found[1]
+    assert "sample 'd' is for train and has no label" in found[2]
+
+
 def test_lots_follow_the_sheet_and_stay_within_a_data_set():
     table = [Sample(n, d, "test", "x") for n, d in [("a", "p"), ("b", "q"), ("c", "p"), ("d", "p")]]
     lots = cut_into_lots(table, {"p": {"lot": 2}, "q": {"lot": 2}})

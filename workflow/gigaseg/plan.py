@@ -46,7 +46,8 @@ def load(config: Mapping[str, Any], given: Mapping[str, Any]) -> "Plan":
     rows: list[Sample] = []
     if settings["samples"]:
         rows, found = samples.read_sheet(Path(settings["samples"]))
-        problems += found or samples.check(rows, settings, settings["samples"])
+        whole = not found  # rows at fault are left out, and nobody knows what they stand for
+        problems += [*found, *samples.check(rows, settings, settings["samples"], whole=whole)]
     if problems:
         raise SettingsError(problems)
     return Plan(settings, rows)
