@@ -31,7 +31,7 @@ check: .venv/installed
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/pytest -q tests/benchmark --benchmark-only --benchmark-autosave
+	$(BIN)/pytest -q tests/benchmark --benchmark-enable --benchmark-only --benchmark-autosave
 
 lock: .venv/installed
 	$(BIN)/python .ci/lock.py

@@ -25,7 +25,7 @@ GROUPS = {
     "tiling",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints benchmarks",
-    "network": "unet patches training inference",
+    "network": "unet runtime patches checkpoints training inference",
     "blocks": "blockwise stitching",
     "stores": "volumes ome",
     "input": "readers sources tiffs truth lessons",
@@ -51,8 +51,8 @@ PACKAGES = {
     "numba": {"weights", "watershed", "distances", "forest", "stitching"}
     | {"labels", "rand", "warping", "matching"},
     "torch": {"network"},
-    "lightning": {"training"},
-    "safetensors": {"unet", "training", "inference"},
+    "lightning": {"training", "checkpoints"},
+    "safetensors": {"checkpoints", "inference"},
     "dask": {"blocks"},
     "distributed": {"blocks"},
     "zarr": {"stores", "input"},

@@ -1,15 +1,14 @@
 """Loading models, choosing how they run, and what prediction refuses."""
 
 import json
-import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from gigaseg import inference
 from gigaseg.geometry import UNetGeometry
-from gigaseg.inference import Predictor, Runtime, choose_runtime, load_model, predict_image
+from gigaseg.inference import Predictor, load_model, predict_image
+from gigaseg.runtime import Runtime
 from gigaseg.tiling import TileGrid
 from gigaseg.unet import Architecture, UNet
 from safetensors.torch import save_file
@@ -55,39 +54,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     torch.nn.init.constant_(network.head.bias, float("nan"))
     with pytest.raises(ValueError, match=r"head.bias holds values that are not finite"):
         load_model(save(tmp_path, network))
-
-
-def prediction(**changes):
-    return {"device": "auto", "precision": "auto", **changes}
-
-
-def test_automatic_choices_are_logged(caplog, monkeypatch):
-    monkeypatch.setattr(inference, "_has_native_bfloat16", lambda _: True)
-    caplog.set_level(logging.INFO, inference.logger.name)
-    runtime = choose_runtime(prediction(device="cpu"))
-    assert runtime == Runtime("cpu", "bfloat16")
-    assert "predicting on cpu in bfloat16" in caplog.text
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_is_taken_where_it_is_native(monkeypatch, native):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    expected = "bfloat16" if native else "float32"
-    assert choose_runtime(prediction(device="cpu")).precision == expected
-
-
-@pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_a_gpu_is_taken_where_there_is_one(monkeypatch, device):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_runtime(prediction(device=device, precision="float32")).device == "cuda"
-
-
-def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_runtime(prediction(precision="float32")).device == "cpu"
-    with pytest.raises(ValueError, match="PyTorch sees no CUDA device here: set it to auto or cpu"):
-        choose_runtime(prediction(device="cuda"))
 
 
 def test_bfloat16_is_close_to_float32():

@@ -281,6 +281,6 @@ def test_a_gpu_that_is_not_there_leaves_no_model(
     weigh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(ValueError, match="sees no GPU here"):
+    with pytest.raises(ValueError, match="sees no CUDA device here"):
         run(weigh, training={"device": "cuda"})
     assert not list(weigh.parent.parent.glob("train/**/*.safetensors"))

@@ -8,18 +8,11 @@ import numpy as np
 import pytest
 import torch
 from gigaseg import training
+from gigaseg.checkpoints import Checkpoint, re_estimate_batch_norm
 from gigaseg.curves import COLUMNS, Scores, format_row, learning_rate_factor
 from gigaseg.patches import TrainingBatches, ValidationBatches
 from gigaseg.sampling import Sample, TileSource
-from gigaseg.training import (
-    Checkpoint,
-    confusion_matrix,
-    fit,
-    initialise,
-    re_estimate_batch_norm,
-    settle,
-    weighted_cross_entropy,
-)
+from gigaseg.training import confusion_matrix, fit, initialise, weighted_cross_entropy
 from gigaseg.unet import Architecture
 from numpy.testing import assert_allclose
 from safetensors.torch import load
@@ -269,21 +262,6 @@ def test_training_leaves_no_files(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     train()
     assert not list(tmp_path.iterdir())
-
-
-def test_auto_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for native, expected in [(True, "bfloat16"), (False, "float32")]:
-        monkeypatch.setattr(training, "_has_native_bfloat16", lambda _, native=native: native)
-        settled = settle({"device": "auto", "precision": "auto", "seed": 1})
-        assert settled == {"device": "cpu", "precision": expected, "seed": 1}
-    assert settle({"device": "cpu", "precision": "float32"})["precision"] == "float32"
-
-
-def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device is cuda, but PyTorch sees no GPU here: set it to"):
-        settle({"device": "cuda", "precision": "auto"})
 
 
 def test_rows_of_the_table() -> None:

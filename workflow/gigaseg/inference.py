@@ -3,9 +3,8 @@
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,76 +14,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .geometry import Window, read_mirrored
+from .runtime import Runtime
 from .tiling import TileGrid
 from .unet import Architecture, UNet
 
 logger = logging.getLogger(__name__)
 
-Device = Literal["cpu", "cuda"]
-Precision = Literal["float32", "bfloat16"]
-
 # Rotations by multiples of 90 degrees and their mirror images: (quarter turns, transposed).
 SYMMETRIES = tuple((turns, flipped) for flipped in (False, True) for turns in range(4))
 
 
+_PLAIN = Runtime("cpu", "float32")
 _GPU = threading.Lock()  # a GPU works for one thread at a time, and cuDNN's flags are global
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and in which precision a network runs.
-
-    Parameters
-    ----------
-    device : {"cpu", "cuda"}
-    precision : {"float32", "bfloat16"}
-        ``bfloat16`` applies to the convolutions; softmax and averages are always float32.
-    """
-
-    device: Device
-    precision: Precision
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context in which the network is to be called."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device, dtype=torch.bfloat16)
-
-
-def choose_runtime(prediction: Mapping[str, Any]) -> Runtime:
-    """Settle ``auto`` for device and precision, and log what was taken.
-
-    Parameters
-    ----------
-    prediction : mapping
-        ``device``: auto, cpu or cuda. ``precision``: auto, float32 or bfloat16; auto is bfloat16
-        where the hardware multiplies it natively.
-
-    Raises
-    ------
-    ValueError
-        If a GPU is asked for and there is none.
-    """
-    device, precision = prediction["device"], prediction["precision"]
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError(
-            "prediction.device is cuda, but PyTorch sees no CUDA device here: set it to auto or "
-            "cpu, or run on a machine with a GPU and a CUDA build of PyTorch"
-        )
-    if device == "auto":
-        device = "cuda" if available else "cpu"
-    if precision == "auto":
-        precision = "bfloat16" if _has_native_bfloat16(device) else "float32"
-    logger.info("predicting on %s in %s", device, precision)
-    return Runtime(device, precision)
-
-
-def _has_native_bfloat16(device: Device) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Not yet public for every supported version of PyTorch.
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def load_model(
@@ -172,7 +113,7 @@ class Predictor:
     def __init__(
         self,
         network: UNet,
-        runtime: Runtime = Runtime("cpu", "float32"),
+        runtime: Runtime = _PLAIN,
         *,
         batch: int = 1,
         symmetries: Literal[1, 8] = 1,

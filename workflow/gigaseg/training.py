@@ -9,26 +9,23 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .checkpoints import Checkpoint, Recorder, copy_state, re_estimate_batch_norm
 from .classes import IGNORED
 from .curves import Scores, learning_rate_factor
 from .patches import Batch, TrainingBatches, ValidationBatches
 from .unet import Architecture, UNet
 
 logger = logging.getLogger(__name__)
-
-State = dict[str, Tensor]
 
 BATCH_NORM_TILES = 32
 
@@ -156,75 +153,6 @@ class Segmentation(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-@dataclass
-class Checkpoint:
-    """Weights of a network after a step, and their scores."""
-
-    step: int
-    state: State
-    scores: dict[str, float]
-
-    def is_better_than(self, other: "Checkpoint | None") -> bool:
-        """Compare validation losses: they see the gaps between objects, which Dice hardly does."""
-        return other is None or not other.scores["loss"] <= self.scores["loss"]
-
-    def to_bytes(self) -> bytes:
-        """Return the weights as a safetensors file."""
-        return save(self.state)
-
-
-@dataclass(eq=False)
-class Recorder(lightning.Callback):
-    """Reports one row of scores per validation and keeps the best weights.
-
-    Parameters
-    ----------
-    write : callable
-        Takes a row, see `curves.COLUMNS`.
-    every : int
-        Steps between rows when there are no validation samples.
-    """
-
-    write: Callable[[Mapping[str, float]], None]
-    every: int
-    best: Checkpoint | None = None
-    _losses: list[Tensor] = field(default_factory=list)
-    _rate: float = math.nan
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there were steps since the last row."""
-        return bool(self._losses)
-
-    def on_train_batch_start(self, _trainer: Any, module: Any, *_: Any) -> None:
-        """Note the learning rate before the schedule moves on."""
-        self._rate = module.learning_rate
-
-    def on_train_batch_end(self, trainer: Any, _module: Any, outputs: Any, *_: Any) -> None:
-        """Collect losses; without validation, report them."""
-        self._losses.append(outputs["loss"].detach())
-        if not trainer.enable_validation and trainer.global_step % self.every == 0:
-            self.report(trainer.global_step, {})
-
-    def on_validation_end(self, trainer: Any, module: Any) -> None:
-        """Report the scores and keep the weights if they are the best so far."""
-        if trainer.state.fn != "fit":
-            return
-        candidate = Checkpoint(trainer.global_step, {}, module.scores.summary())
-        if candidate.is_better_than(self.best):
-            candidate.state = copy_state(module.network)
-            self.best = candidate
-        self.report(candidate.step, candidate.scores)
-
-    def report(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write a row with the mean training loss since the last one."""
-        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
-        self._losses.clear()
-        row = {"step": step, "train_loss": loss}
-        row |= {f"validation_{key}": value for key, value in scores.items()}
-        self.write(row | {"learning_rate": self._rate})
-
-
 def count_parameters(architecture: Architecture) -> int:
     """Return the number of trained values, without drawing any.
 
@@ -334,67 +262,6 @@ def quiet_lightning() -> Iterator[None]:
         yield
 
 
-def re_estimate_batch_norm(network: UNet, batches: Iterable[Batch]) -> None:
-    """Replace running statistics of batch normalisation by means over tiles.
-
-    During training they trail behind the weights and see one deformed tile at a time.
-
-    Parameters
-    ----------
-    network : UNet
-        Changed in place; nothing happens if it has no batch normalisation.
-    batches : iterable
-        Training tiles as prediction will read them: not deformed.
-    """
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    if not layers:
-        return
-    network.eval()
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over all batches
-        layer.train()
-    with torch.no_grad():
-        for batch in batches:
-            network(batch["image"])
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    network.eval()
-
-
-def settle(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section ``training`` with ``auto`` replaced by what this machine has.
-
-    ``device``: cuda where there is a GPU, else cpu. ``precision``: bfloat16 where the hardware
-    multiplies it, else float32.
-
-    Raises
-    ------
-    ValueError
-        If a GPU is asked for and there is none.
-    """
-    device, precision = settings["device"], settings["precision"]
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError(
-            "training.device is cuda, but PyTorch sees no GPU here: set it to auto or cpu, or run "
-            "on a machine with a GPU and a CUDA build of PyTorch"
-        )
-    if device == "auto":
-        device = "cuda" if available else "cpu"
-    if precision == "auto":
-        precision = "bfloat16" if _has_native_bfloat16(device) else "float32"
-    return {**settings, "device": device, "precision": precision}
-
-
-def _has_native_bfloat16(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Not yet public for every supported version of PyTorch.
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     """Count labelled pixels by true class (rows) and likeliest class (columns).
 
@@ -406,11 +273,3 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     classes, seen = logits.shape[1], labels != IGNORED
     pairs = labels[seen] * classes + logits.argmax(dim=1)[seen]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-def copy_state(network: nn.Module) -> State:
-    """Return a copy of all weights, on the CPU and in the usual memory layout."""
-    return {
-        name: value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
-        for name, value in network.state_dict().items()
-    }

@@ -12,9 +12,10 @@ import numpy as np
 from ..blockwise import map_blocks
 from ..classes import NAMES
 from ..geometry import Window
-from ..inference import Predictor, Runtime, choose_runtime, load_model, normalise
+from ..inference import Predictor, load_model, normalise
 from ..intensity import intensity_window
 from ..ledger import Construction, digest, fingerprint, read_manifest
+from ..runtime import Runtime, choose_runtime
 from ..tiling import TileGrid, check_tile, choose_tile
 from ..unet import Architecture
 from ..volumes import Volume, commit_image, create_array, open_volume, write_pyramid
@@ -157,7 +158,7 @@ def _load(train: Path, prediction: Mapping[str, Any]) -> Model:
     identity = {"model": trained["fingerprint"], "weights": content}
     predictor = Predictor(
         network,
-        choose_runtime(prediction),
+        choose_runtime(prediction, "prediction"),
         batch=prediction["batch"],
         symmetries=prediction["symmetries"],
     )

@@ -4,12 +4,14 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from os.path import relpath
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from ..checkpoints import Checkpoint
 from ..classes import NAMES
 from ..curves import COLUMNS, format_row
 from ..fingerprints import canonical_json, digest, fingerprint
@@ -17,8 +19,9 @@ from ..geometry import UNetGeometry
 from ..ledger import Construction, write_atomically, write_manifest
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..patches import TrainingBatches, ValidationBatches, resample_fast
+from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within
-from ..training import Checkpoint, count_parameters, fit, initialise, settle
+from ..training import count_parameters, fit, initialise
 from ..unet import Architecture
 from . import read_entries
 
@@ -108,7 +111,8 @@ def _train(
     folder: Path, lesson: Lesson, settings: Mapping[str, Any], threads: int
 ) -> dict[str, Any]:
     """Train, write the weights and the table, and return what is to be said about the model."""
-    training = settle(settings["training"])
+    runtime = choose_runtime(settings["training"], "training")
+    training = {**settings["training"], **asdict(runtime)}
     balance = weigh_classes(lesson, settings["target"])
     class_weights = balance if training["class_balance"] else np.ones_like(balance)
     architecture = Architecture(

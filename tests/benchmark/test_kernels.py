@@ -1,0 +1,165 @@
+"""The kernels of numba against the usual way of computing the same."""
+
+import numpy as np
+from gigaseg.labels import contingency
+from gigaseg.rand import adapted_rand_counts, information_counts
+from gigaseg.warping import warp
+from gigaseg.watershed import climb_distance, distance_levels, dynamics_watershed
+from gigaseg.weights import cutoff, separation
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from skimage.metrics import adapted_rand_error, variation_of_information
+from skimage.segmentation import watershed
+
+W0, SIGMA = 10.0, 5.0
+
+
+def distances_per_cell(labels, ids):
+    """One distance transform of the whole plane per cell, and the running two smallest."""
+    first = second = np.full(labels.shape, np.inf)
+    for i in ids:
+        distance = ndimage.distance_transform_edt(labels != i)
+        second = np.minimum(second, np.maximum(first, distance))
+        first = np.minimum(first, distance)
+    return first + second
+
+
+def test_separation_weights(bench, nuclei):
+    side = bench.side(1024, 96)
+    _, labels = nuclei(side)
+    ids = np.unique(labels)[1:]
+    sample = np.random.default_rng(0).permutation(ids)[:20] if bench.measured else ids
+    weights, total = bench.compare(
+        lambda: separation(labels, w0=W0, sigma=SIGMA),
+        lambda: distances_per_cell(labels, sample),
+        names=(
+            "separation weights",
+            f"{side}², {len(ids)} cells",
+            "a scipy distance transform per cell, running two smallest",
+        ),
+        aim="500 at 2048²",
+        part=len(sample) / len(ids),
+        rounds=3,
+    )
+    bench.remark(f"peer timed on {len(sample)} cells and scaled")
+    if len(sample) == len(ids):
+        expected = np.where(
+            total <= cutoff(W0, SIGMA), W0 * np.exp(-(total**2) / (2 * SIGMA**2)), 0
+        )
+        background = labels == 0
+        np.testing.assert_allclose(weights[background], expected[background], atol=1e-6)
+
+
+def flood_of_scikit_image(mask):
+    distance = ndimage.distance_transform_edt(mask)
+    peaks = peak_local_max(distance, min_distance=5, labels=mask.astype(np.int32))
+    markers = np.zeros(mask.shape, np.int32)
+    markers[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
+    return watershed(-distance, markers, mask=mask)
+
+
+def test_watershed(bench, nuclei):
+    side = bench.side(2048, 128)
+    _, labels = nuclei(side)
+    mask = labels > 0
+    ours, peer = bench.compare(
+        lambda: dynamics_watershed(distance_levels(mask), mask, climb_distance(1.0)),
+        lambda: flood_of_scikit_image(mask),
+        names=(
+            "distance, seeds, watershed",
+            f"{side}², {len(np.unique(labels)) - 1} touching cells",
+            "scikit-image's distance, peaks, watershed",
+        ),
+        aim="10 at 8192²",
+        rounds=3,
+    )
+    np.testing.assert_array_equal(ours > 0, mask)
+    bench.remark(f"{ours.max()} objects, peer {peer.max()}")
+
+
+def test_rand_and_information(bench, nuclei):
+    side = bench.side(2048, 128)
+    _, truth = nuclei(side)
+    segments = np.roll(truth, (2, 3), (0, 1)) // 2  # moved and merged
+
+    def ours():
+        table = contingency(truth, segments)
+        rand = adapted_rand_counts(table)
+        information = information_counts(table, background="object")
+        return rand.error, rand.merge, rand.split, information.voi_split, information.voi_merge
+
+    def peer():
+        voi = variation_of_information(truth, segments, ignore_labels=(0,))
+        return *adapted_rand_error(truth, segments), *voi
+
+    found, expected = bench.compare(
+        ours,
+        peer,
+        names=(
+            "contingency, adapted Rand, VOI",
+            f"{side}², {len(np.unique(truth)) - 1} cells",
+            "scikit-image's two functions",
+        ),
+        aim="20 at 4096²",
+    )
+    np.testing.assert_allclose(sorted(found), sorted(expected), atol=1e-9)
+
+
+def table_of_simple_pixels():
+    """Whether flipping a pixel keeps the topology, for all neighbourhoods, by counting pieces."""
+    around = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+    table = []
+    for code in range(256):
+        patch = np.zeros((3, 3), bool)
+        for bit, (y, x) in enumerate(around):
+            patch[y + 1, x + 1] = code >> bit & 1
+        pieces, _ = ndimage.label(patch)
+        cells = set(pieces[[0, 1, 1, 2], [1, 0, 2, 1]].tolist()) - {0}
+        patch = ~patch
+        patch[1, 1] = False
+        pieces, _ = ndimage.label(patch, np.ones((3, 3)))
+        beside = bool(patch[[0, 1, 1, 2], [1, 0, 2, 1]].any())
+        table.append(len(cells) == 1 and beside)
+    return around, table
+
+
+def mismatches_by_a_plain_loop(truth, cells, around, simple):
+    """Flip simple mismatches, column by column, pass after pass; return how many are left."""
+    width = truth.shape[1] + 2
+    source = np.pad(truth, 1).astype(np.uint8).ravel().tolist()
+    offsets = [(y * width + x, 1 << bit) for bit, (y, x) in enumerate(around)]
+    x, y = np.nonzero((truth != cells).T)
+    waiting = ((y + 1) * width + x + 1).tolist()
+    while True:
+        left = []
+        for pixel in waiting:
+            code = 0
+            for offset, bit in offsets:
+                if source[pixel + offset]:
+                    code |= bit
+            if simple[code]:
+                source[pixel] ^= 1
+            else:
+                left.append(pixel)
+        if len(left) == len(waiting):
+            return len(left)
+        waiting = left
+
+
+def test_warping_error(bench, membranes):
+    side = bench.side(512, 64)
+    truth = membranes(side)
+    blobs = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=truth.shape), 2)
+    cells = np.roll(truth, (1, 1), (0, 1)) ^ (blobs > 2.2 * blobs.std())
+    around, simple = table_of_simple_pixels()
+    found, expected = bench.compare(
+        lambda: int(np.count_nonzero(warp(truth, cells) != cells)),
+        lambda: mismatches_by_a_plain_loop(truth, cells, around, simple),
+        names=(
+            "warping error",
+            f"{side}², pixel error {np.mean(truth != cells):.3f}",
+            "the same as a plain Python loop with a look-up table",
+        ),
+        aim="100",
+    )
+    assert found == expected

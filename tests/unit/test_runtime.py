@@ -1,0 +1,40 @@
+import logging
+
+import pytest
+import torch
+from gigaseg import runtime
+from gigaseg.runtime import Runtime, choose_runtime
+
+
+def settings(**changes):
+    return {"device": "auto", "precision": "auto", **changes}
+
+
+def test_automatic_choices_are_logged(caplog, monkeypatch):
+    monkeypatch.setattr(runtime, "has_native_bfloat16", lambda _: True)
+    caplog.set_level(logging.INFO, runtime.logger.name)
+    assert choose_runtime(settings(device="cpu"), "prediction") == Runtime("cpu", "bfloat16")
+    assert "prediction on cpu in bfloat16" in caplog.text
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_taken_where_it_is_native(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    expected = "bfloat16" if native else "float32"
+    assert choose_runtime(settings(device="cpu"), "training").precision == expected
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_gpu_is_taken_where_there_is_one(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = choose_runtime(settings(device=device, precision="float32"), "training")
+    assert chosen.device == "cuda"
+
+
+@pytest.mark.parametrize("section", ["training", "prediction"])
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch, section):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_runtime(settings(precision="float32"), section).device == "cpu"
+    with pytest.raises(ValueError, match=f"{section}.device is cuda, but PyTorch sees no CUDA"):
+        choose_runtime(settings(device="cuda"), section)

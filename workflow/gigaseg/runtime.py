@@ -1,0 +1,79 @@
+"""Where and in which precision a network runs: what ``auto`` means on this machine."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and in which precision a network runs.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+    precision : {"float32", "bfloat16"}
+        ``bfloat16`` applies to the convolutions; softmax and averages are always float32.
+    """
+
+    device: Device
+    precision: Precision
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context in which the network is to be called."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, dtype=torch.bfloat16)
+
+
+def choose_runtime(settings: Mapping[str, Any], section: str) -> Runtime:
+    """Settle ``auto`` for device and precision, and log what was taken.
+
+    Parameters
+    ----------
+    settings : mapping
+        ``device``: auto, cpu or cuda. ``precision``: auto, float32 or bfloat16; auto is bfloat16
+        where the hardware multiplies it natively.
+    section : {"training", "prediction"}
+        Section of the config they stand in, for the messages.
+
+    Raises
+    ------
+    ValueError
+        If a GPU is asked for and there is none.
+
+    Examples
+    --------
+    >>> choose_runtime({"device": "cpu", "precision": "float32"}, "prediction")
+    Runtime(device='cpu', precision='float32')
+    """
+    device, precision = settings["device"], settings["precision"]
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ValueError(
+            f"{section}.device is cuda, but PyTorch sees no CUDA device here: set it to auto or "
+            f"cpu, or run on a machine with a GPU and a CUDA build of PyTorch"
+        )
+    if device == "auto":
+        device = "cuda" if available else "cpu"
+    if precision == "auto":
+        precision = "bfloat16" if has_native_bfloat16(device) else "float32"
+    logger.info("%s on %s in %s", section, device, precision)
+    return Runtime(device, precision)
+
+
+def has_native_bfloat16(device: Device) -> bool:
+    """Say whether the hardware multiplies bfloat16 itself; emulation would be slower."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Not yet public for every supported version of PyTorch.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
