@@ -2,15 +2,16 @@ localrules:
     verdict,
 
 
+# Relative: moving the whole folder changes no input.
+template = os.path.relpath(f"{workflow.basedir}/resources/report/report")
+
+
 rule report:
     input:
         scores=rules.tabulate.output.manifest,
         train=plan.manifests("train"),
         split=plan.manifests("split"),
-        page=[
-            f"{workflow.basedir}/resources/report/report.{kind}"
-            for kind in ("html.jinja", "css", "js")
-        ],
+        page=[f"{template}.{kind}" for kind in ("html.jinja", "css", "js")],
     output:
         manifest=f"{RESULTS}/report/report.json",
         html=report(
