@@ -91,3 +91,12 @@ def test_a_sample_more_reruns_its_lot_only(run):
     sheet.write_text(sheet.read_text() + "e\tcells\ttest\timage/e.tif\tlabel/e.tif\n")
     lot = dict.fromkeys(("convert", "predict", "split", "evaluate", "tabulate"), 1)
     assert run.pending() == {**lot, **REPORT_ON}
+
+
+def test_two_experiments_of_two_folds_are_four_models_and_one_table(run):
+    two = "{deep: {datasets: [cells], folds: 2}, "
+    two += "wide: {datasets: [cells], folds: 2, network: {width: 3}}}"
+    run.edit("tiny.yaml", "experiments:\n  tiny: {datasets: [cells]}", f"experiments: {two}")
+    # Each fold predicts the lot of its validation sample and that of the test samples.
+    lots = dict.fromkeys(("predict", "split", "evaluate"), 8)
+    assert run.pending() == {"train": 4, **lots, "tabulate": 1, **REPORT_ON}
