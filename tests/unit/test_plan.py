@@ -116,3 +116,27 @@ def test_raw_files_are_inputs_unless_they_are_fetched():
     assert jobs.raw("public-0000") == ["results/fetch/public.json"]
     assert json.loads(jobs.fetch("public"))["files"] == ["x.png"]
     assert jobs.registry("public") == "r.tsv"
+
+
+def test_the_report_shows_the_results_of_this_run_only():
+    jobs = plan(
+        experiments={"a": {"datasets": ["cells"], "folds": 2}, "b": {"datasets": ["cells"]}}
+    )
+    shown = json.loads(jobs.report())["manifests"]
+    assert [path for path in shown if path.startswith("train")] == [
+        "train/a/fold-0.json",
+        "train/a/fold-1.json",
+        "train/b/fold-0.json",
+    ]
+    assert {f"results/{path}" for path in shown} == {*jobs.outcomes(), *jobs.manifests("train")}
+
+
+def test_experiments_times_folds_are_models_in_one_table():
+    experiment = {"datasets": ["cells"], "folds": 2}
+    jobs = plan(experiments={"deep": experiment, "flat": {**experiment, "network": {"depth": 2}}})
+    assert len(jobs.manifests("train")) == 4
+    assert len({jobs.job("train", model=model) for model in jobs._roles}) == 4
+    joined = json.loads(jobs.tabulate())["evaluate"]
+    assert {path.rpartition("/")[0] for path in joined} == {
+        f"results/evaluate/{name}/fold-{k}" for name in ("deep", "flat") for k in (0, 1)
+    }

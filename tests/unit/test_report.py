@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -348,15 +349,23 @@ def test_partial_folder_shows_what_there_is(tmp_path):
     assert manifest["experiments"] == {"nuclei": []}
 
 
-def test_experiments_and_data_sets_of_earlier_runs_are_left_out(whole, tmp_path):
-    root, _, _ = whole
-    settings = SETTINGS | {"config": {"experiments": {"wide": {}}, "datasets": {"plates": {}}}}
-    report.run(
-        manifest=tmp_path / "report.json", settings=settings, code="", threads=1, results=root
-    )
-    manifest = read_manifest(tmp_path / "report.json")
+def test_what_earlier_runs_left_is_not_shown(tmp_path):
+    root = write_results(tmp_path, samples=1, experiments=("bygone", "wide"), unscored=0)
+    write_scores(root, score_rows("wide", ["plate_00"]))
+    shutil.copytree(root / "train" / "wide", root / "train" / "wider")
+    shutil.copy(root / "train/wide/fold-0.json", root / "train/wide/fold-7.json")
+    shutil.copy(root / "convert/plates-0000.json", root / "convert/bygone-0000.json")
+    lots = [f"{stage}/plates-0000.json" for stage in ("convert", "weigh")]
+    lots += [f"{stage}/wide/fold-0/plates-0000.json" for stage in ("predict", "split", "evaluate")]
+    own = ["train/wide/fold-0.json", *lots]
+    page, manifest = make(root, SETTINGS | {"manifests": own})
     assert list(manifest["experiments"]) == ["wide"]
+    assert manifest["failures"] == 1
     assert manifest["notes"] == []
+    assert "bygone" not in page.text
+    assert "wider" not in page.text
+    assert "fold 7" not in page.text
+    assert "5 min 12 s" not in page.text  # of a training that is not among them
 
 
 def test_manifest_that_is_none_is_noted(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ STAGES = (
 )  # fmt: skip
 
 
-def read_benchmarks(root: Path) -> list[dict[str, Any]]:
+def read_benchmarks(root: Path, manifests: Collection[str] | None = None) -> list[dict[str, Any]]:
     """Sum Snakemake's benchmark files per stage.
+
+    Parameters
+    ----------
+    root : Path
+        The results folder.
+    manifests : collection of str, optional
+        Those of this run, relative to `root`: the other jobs of a stage that writes manifests are
+        left out. By default all jobs are counted.
 
     Returns
     -------
@@ -20,17 +29,24 @@ def read_benchmarks(root: Path) -> list[dict[str, Any]]:
         ``stage``, ``jobs``, ``seconds`` (sum of wall times), ``longest`` (seconds),
         ``cpu_seconds`` and ``memory_mb`` (largest resident set); NaN where not measured.
     """
+    kept = None if manifests is None else {str(Path(m).with_suffix(".tsv")) for m in manifests}
+    named = {Path(m).parts[0] for m in manifests or ()}
+    jobs: dict[str, list[Path]] = {}
+    for path in sorted((root / "benchmarks").glob("*/**/*.tsv")):
+        job = path.relative_to(root / "benchmarks")
+        if kept is None or job.parts[0] not in named or str(job) in kept:
+            jobs.setdefault(job.parts[0], []).append(path)
     # Those of the report itself can only be of an earlier run.
-    unknown = {"report", "verdict"}
-    folders = [p for p in (root / "benchmarks").glob("*") if p.is_dir() and p.name not in unknown]
     order = {name: i for i, name in enumerate(STAGES)}
-    folders.sort(key=lambda p: (order.get(p.name, len(order)), p.name))
-    return [_sum_benchmarks(folder) for folder in folders]
+    stages = sorted(
+        jobs.keys() - {"report", "verdict"}, key=lambda s: (order.get(s, len(order)), s)
+    )
+    return [_sum_benchmarks(stage, jobs[stage]) for stage in stages]
 
 
-def _sum_benchmarks(folder: Path) -> dict[str, Any]:
+def _sum_benchmarks(stage: str, paths: Iterable[Path]) -> dict[str, Any]:
     rows = []
-    for path in sorted(folder.rglob("*.tsv")):
+    for path in paths:
         with path.open(newline="") as file:
             rows += list(csv.DictReader(file, delimiter="\t"))
     columns = {
@@ -38,7 +54,7 @@ def _sum_benchmarks(folder: Path) -> dict[str, Any]:
         for name in ("s", "cpu_time", "max_rss")
     }
     return {
-        "stage": folder.name,
+        "stage": stage,
         "jobs": len(rows),
         "seconds": sum(columns["s"]),
         "longest": max(columns["s"], default=math.nan),

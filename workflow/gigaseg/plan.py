@@ -201,8 +201,13 @@ class Plan:
         return canonical_json({"evaluate": self.manifests("evaluate")})
 
     def report(self) -> str:
-        """Return the settings of the report, which shows all settings of the run."""
-        return canonical_json({**self.settings["report"], "config": self.settings})
+        """Return the settings of the report: those of the whole run, and the results it shows."""
+        paths = sorted(map(Path, self.outcomes() + self.manifests("train")))
+        told = {
+            "config": self.settings,
+            "manifests": [path.relative_to(self.results).as_posix() for path in paths],
+        }
+        return canonical_json({**self.settings["report"], **told})
 
     def verdict(self) -> str:
         """Return the settings of the last job, which looks for failed samples."""

@@ -7,12 +7,11 @@ and a note in plain words, never an error: a report must come out of any state o
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .benchmarks import number, read_benchmarks
@@ -87,13 +86,16 @@ class Results:
         return [r for r in self.records if r.stage == stage and r.status == status]
 
 
-def read_results(root: Path) -> Results:
+def read_results(root: Path, manifests: Collection[str] | None = None) -> Results:
     """Read manifests, models, scores and benchmark files below a results folder.
 
     Parameters
     ----------
     root : Path
         The results folder; need not exist.
+    manifests : collection of str, optional
+        Those of this run, relative to `root`. All others are remains of earlier runs, with other
+        experiments, folds or samples, and are left out. By default everything there is is read.
 
     Returns
     -------
@@ -103,58 +105,36 @@ def read_results(root: Path) -> Results:
     notes: list[str] = []
     records = [
         record
-        for stage, per_experiment in LOT_STAGES.items()
-        for record in _read_stage(root, stage, per_experiment, notes)
+        for stage, per_model in LOT_STAGES.items()
+        for path in _find(root, stage, "*/fold-*/*" if per_model else "*", manifests, notes)
+        for record in _read_lot(path, stage, per_model, notes)
     ]
-    models = _read_models(root, notes)
+    models = [
+        _read_model(path, notes) for path in _find(root, "train", "*/fold-*", manifests, notes)
+    ]
     scores = _read_scores(root / "evaluate" / "scores.parquet", notes)
-    return Results(
-        root, records, models, scores, read_benchmarks(root), _read_attempts(records), notes
-    )
+    benchmarks = read_benchmarks(root, manifests)
+    return Results(root, records, models, scores, benchmarks, _read_attempts(records), notes)
 
 
-def keep_configured(results: Results, config: Mapping[str, Any]) -> Results:
-    """Leave out experiments and data sets that the settings do not name: remains of earlier runs.
-
-    Parameters
-    ----------
-    results : Results
-    config : mapping
-        Settings with ``experiments`` and ``datasets``; what is missing does not restrict.
-    """
-
-    def named(section: str, name: str) -> bool:
-        return not name or section not in config or name in config[section]
-
-    scores = results.scores
-    kept = [
-        named("experiments", e) and named("datasets", d)
-        for e, d in zip(scores["experiment"], scores["dataset"], strict=True)
+def _find(
+    root: Path, stage: str, pattern: str, manifests: Collection[str] | None, notes: list[str]
+) -> list[Path]:
+    """List the manifests of a stage that are there."""
+    paths = [
+        path
+        for path in sorted((root / stage).glob(f"{pattern}.json"))
+        if manifests is None or path.relative_to(root).as_posix() in manifests
     ]
-    return replace(
-        results,
-        records=[
-            record
-            for record in results.records
-            if named("experiments", record.experiment) and named("datasets", record.dataset)
-        ],
-        models=[model for model in results.models if named("experiments", model.experiment)],
-        scores=scores[np.array(kept, bool)],
-    )
-
-
-def _read_stage(root: Path, stage: str, per_experiment: bool, notes: list[str]) -> list[Record]:
-    pattern = "*/fold-*/*.json" if per_experiment else "*.json"
-    paths = sorted((root / stage).glob(pattern))
     if not paths:
         notes.append(f"The stage {stage} has no results yet.")
-    return [record for path in paths for record in _read_lot(path, stage, per_experiment, notes)]
+    return paths
 
 
-def _read_lot(path: Path, stage: str, per_experiment: bool, notes: list[str]) -> list[Record]:
+def _read_lot(path: Path, stage: str, per_model: bool, notes: list[str]) -> list[Record]:
     manifest = _try_manifest(path, notes)
-    experiment = path.parent.parent.name if per_experiment else ""
-    fold = path.parent.name.removeprefix("fold-") if per_experiment else ""
+    experiment = path.parent.parent.name if per_model else ""
+    fold = path.parent.name.removeprefix("fold-") if per_model else ""
     return [
         Record(
             stage=stage,
@@ -182,23 +162,15 @@ def _try_manifest(path: Path, notes: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _read_models(root: Path, notes: list[str]) -> list[Model]:
-    paths = sorted((root / "train").glob("*/fold-*.json"))
-    if not paths:
-        notes.append("The stage train has no results yet.")
-    models = []
-    for path in paths:
-        folder = path.with_suffix("")
-        models.append(
-            Model(
-                experiment=path.parent.name,
-                fold=folder.name.removeprefix("fold-"),
-                manifest=_try_manifest(path, notes),
-                description=_read_json(folder / "model.json"),
-                history=read_history(folder / "metrics.csv"),
-            )
-        )
-    return models
+def _read_model(path: Path, notes: list[str]) -> Model:
+    folder = path.with_suffix("")
+    return Model(
+        experiment=path.parent.name,
+        fold=folder.name.removeprefix("fold-"),
+        manifest=_try_manifest(path, notes),
+        description=_read_json(folder / "model.json"),
+        history=read_history(folder / "metrics.csv"),
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

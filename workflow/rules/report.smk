@@ -10,7 +10,7 @@ rule report:
     input:
         scores=rules.tabulate.output.manifest,
         train=plan.manifests("train"),
-        split=plan.manifests("split"),
+        outcomes=plan.outcomes(),
         page=[f"{template}.{kind}" for kind in ("html.jinja", "css", "js")],
     output:
         manifest=f"{RESULTS}/report/report.json",

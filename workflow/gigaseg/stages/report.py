@@ -14,7 +14,7 @@ from ..fingerprints import digest
 from ..glossary import describe
 from ..ledger import write_atomically, write_manifest
 from ..page import build_context, describe_key, kinds_of_labels, render
-from ..summaries import Record, Results, keep_configured, read_results
+from ..summaries import Record, Results, read_results
 from ..views import Pictures, draw_sample, open_sample
 
 #: What each picture is called, in the order in which they are shown; the first there is is large.
@@ -54,7 +54,8 @@ def run(
     manifest : Path
         Written last. The page lies beside it, as ``report.html``.
     settings : mapping
-        ``title``, ``samples_per_experiment`` and ``config``, the settings of the whole run.
+        ``title``, ``samples_per_experiment``, ``config``, the settings of the whole run, and
+        ``manifests``, what is shown: see `gigaseg.summaries.read_results`.
     code : str
         Digest of this stage's code.
     threads : int
@@ -62,7 +63,7 @@ def run(
     results : Path
         The results folder. Manifests and tables that are missing are named in the report.
     """
-    found = keep_configured(read_results(results), settings.get("config", {}))
+    found = read_results(results, settings.get("manifests"))
     context = build_context(found, settings)
     chosen = choose_samples(
         found, settings.get("samples_per_experiment", 3), kinds_of_labels(settings)
