@@ -85,9 +85,9 @@ def resolve(
         `PER_EXPERIMENT` sections in full.
     problems : list of Problem
     """
-    config = _with_whole_numbers({**config, **{k: given[k] for k in REPLACED if k in given}})
-    problems = validate(config, read_schema("config"))
-    settings = complete(_without(config, problems))
+    own = _with_whole_numbers({**config, **{k: given[k] for k in REPLACED if k in given}})
+    problems = validate(own, read_schema("config"))
+    settings = complete(_without(own, problems))
     return settings, problems + list(check(settings))
 
 
