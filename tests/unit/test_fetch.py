@@ -22,7 +22,7 @@ def server(tmp_path):
     folder.mkdir()
     Quiet.requests.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as found:
-        thread = threading.Thread(target=found.serve_forever)
+        thread = threading.Thread(target=found.serve_forever, args=(0.01,))  # s between polls
         thread.start()
         yield folder, f"http://127.0.0.1:{found.server_address[1]}"
         found.shutdown()

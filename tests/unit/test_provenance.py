@@ -1,6 +1,8 @@
 import ast
 import shutil
 import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -104,17 +106,45 @@ def test_a_text_that_is_no_docstring_counts():
     assert tree("def f():\n    pass\n    'a'") != tree("def f():\n    pass\n    'b'")
 
 
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    """Make a copy of the library that may be edited, and point provenance to it."""
+@dataclass(frozen=True)
+class Library:
+    """A copy of the library that may be edited, and the digests of its stages before."""
+
+    package: Path
+    before: dict[str, str]
+
+    def changed(self, edit: Callable[[], object]) -> set[str]:
+        """Return the stages whose digest an edit of the fresh copy changes."""
+        edit()
+        after = digests()
+        return {stage for stage in self.before if self.before[stage] != after[stage]}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Copy the library and take the digests of its stages, once for all tests."""
+    top = tmp_path_factory.mktemp("library")
     for folder in ("gigaseg", "scripts"):
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "workflow" / folder, tmp_path / folder, ignore=ignored)
-    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "gigaseg")
-    monkeypatch.setattr(provenance, "SCRIPTS", tmp_path / "scripts")
+        shutil.copytree(ROOT / "workflow" / folder, top / folder, ignore=ignored)
+    with pytest.MonkeyPatch.context() as patch:
+        point(patch, top)
+        return top, digests()
+
+
+@pytest.fixture
+def library(original, tmp_path, monkeypatch):
+    """Make a copy of the library that may be edited, and point provenance to it."""
+    top, before = original
+    shutil.copytree(top, tmp_path, dirs_exist_ok=True)
+    point(monkeypatch, tmp_path)
+    yield Library(tmp_path / "gigaseg", before)
     forget()
-    yield tmp_path / "gigaseg"
-    forget()
+
+
+def point(patch: pytest.MonkeyPatch, folder: Path):
+    patch.setattr(provenance, "PACKAGE", folder / "gigaseg")
+    patch.setattr(provenance, "SCRIPTS", folder / "scripts")
 
 
 def forget():
@@ -126,14 +156,6 @@ def digests() -> dict[str, str]:
     forget()
     stages = [path.stem for path in sorted(provenance.SCRIPTS.glob("*.py"))]
     return {stage: code(stage) for stage in stages}
-
-
-def changed(edit) -> set[str]:
-    """Return the stages whose digest an edit changes."""
-    before = digests()
-    edit()
-    after = digests()
-    return {stage for stage in before if before[stage] != after[stage]}
 
 
 def append(path: Path, text: str):
@@ -158,35 +180,37 @@ def append(path: Path, text: str):
     ],
 )
 def test_an_edit_reaches_the_stages_that_use_the_module(library, module, stages):
-    assert changed(lambda: append(library / module, "\n_EDITED = 1\n")) == stages
+    assert library.changed(lambda: append(library.package / module, "\n_EDITED = 1\n")) == stages
 
 
 def test_an_edited_network_reaches_training_and_prediction(library):
-    assert changed(lambda: append(library / "unet.py", "\n_EDITED = 1\n")) == {"train", "predict"}
+    edited = library.package / "unet.py"
+    assert library.changed(lambda: append(edited, "\n_EDITED = 1\n")) == {"train", "predict"}
 
 
 def test_a_comment_and_a_touch_reach_nothing(library):
-    assert changed(lambda: append(library / "ledger.py", "\n# A comment.\n")) == set()
-    assert changed((library / "ledger.py").touch) == set()
+    ledger = library.package / "ledger.py"
+    assert library.changed(ledger.touch) == set()
+    assert library.changed(lambda: append(ledger, "\n# A comment.\n")) == set()
 
 
 def test_an_edit_of_the_package_itself_reaches_everything(library):
-    everything = set(digests())
-    assert changed(lambda: append(library / "__init__.py", "\n_EDITED = 1\n")) == everything
+    package, everything = library.package / "__init__.py", set(library.before)
+    assert library.changed(lambda: append(package, "\n_EDITED = 1\n")) == everything
 
 
 def test_an_edited_script_reaches_its_stage(library):
-    edited = library.parent / "scripts" / "convert.py"
-    assert changed(lambda: append(edited, "\n_EDITED = 1\n")) == {"convert"}
+    edited = library.package.parent / "scripts" / "convert.py"
+    assert library.changed(lambda: append(edited, "\n_EDITED = 1\n")) == {"convert"}
 
 
 def test_moving_a_function_to_another_module_is_an_edit(library):
     def rename():
-        (library / "lease.py").rename(library / "lease_of_life.py")
-        text = (library / "ledger.py").read_text()
-        (library / "ledger.py").write_text(text.replace("from .lease ", "from .lease_of_life "))
+        package, ledger = library.package, library.package / "ledger.py"
+        (package / "lease.py").rename(package / "lease_of_life.py")
+        ledger.write_text(ledger.read_text().replace("from .lease ", "from .lease_of_life "))
 
-    assert "convert" in changed(rename)
+    assert "convert" in library.changed(rename)
 
 
 def test_imports_within_functions_and_of_packages_are_followed(tmp_path, monkeypatch):
