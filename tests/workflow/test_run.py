@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 from gigaseg import lock
@@ -72,6 +74,8 @@ def test_problems_with_the_settings_end_a_run_with_one_message(run):
 
 PARSE = """
 import sys
+import zipfile
+from pathlib import Path
 from snakemake.cli import main
 try:
     main(sys.argv[1:])
@@ -101,3 +105,13 @@ def test_parsing_loads_nothing_heavy(run):
 def test_there_is_a_target_per_stage(run, target, last):
     jobs = run.pending(target, "--forcerun", last)
     assert jobs == {last: 2, target: 1}
+
+
+def test_snakemakes_own_report_holds_ours_and_the_scores(run):
+    done = run.snakemake("--report", "all.zip")
+    assert done.returncode == 0, done.stdout
+    with zipfile.ZipFile(run.folder / "all.zip") as archive:
+        names = [Path(name).name for name in archive.namelist()]
+        page = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".html"))
+    assert {"report.html", "scores.csv"} <= set(names)
+    assert b"The results of the experiments tiny follow" in page

@@ -8,6 +8,8 @@ try:
 except SettingsError as problems:
     sys.exit(str(problems))
 
+config.update(plan.settings)  # complete, for the captions of Snakemake's report
+
 RESULTS = plan.results
 
 
