@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -47,6 +48,8 @@ def test_a_bad_sample_is_recorded_and_the_others_are_finished(run):
     assert {s["sample"]: s["status"] for s in manifest["samples"]} == {"c": "skipped", "d": "done"}
     assert "Traceback" not in done.stdout
     assert run.pending() == {"verdict": 1, "all": 1}
+    forced = re.search("snakemake --cores all (--forcerun .*)", done.stdout)[1].split()
+    assert run.pending(*forced)["convert"] == 1
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run):

@@ -41,6 +41,6 @@ def _explain(failed: dict[Path, list[str]]) -> str:
     count = f"{len(lines)} sample{'s' if len(lines) > 1 else ''}"
     return "\n  - ".join([f"{count} failed, all others are finished:", *lines]) + (
         "\nRepair the files, or take the samples from the sheet, and run the same command again. "
-        "If the cause lay elsewhere:\n"
-        f"  snakemake --cores all --forcerun {' '.join(map(str, failed))} -- all"
+        "If the cause lay elsewhere (with the --configfile of this run, if it had one):\n"
+        f"  snakemake --cores all --forcerun {' '.join(map(str, failed))}"
     )
