@@ -60,6 +60,7 @@ def test_a_sheet_from_a_spreadsheet_is_read_too(tmp_path):
         (HEAD + "a\tcells\ttest\t\t\n", "row 2: image"),
         (HEAD + "<script>alert(1)</script>\tcells\ttest\ta.tif\t\n", "not safe as a file name"),
         (HEAD + "../a\tcells\ttest\ta.tif\t\n", "not safe as a file name"),
+        (HEAD + "a" * 101 + "\tcells\ttest\ta.tif\t\n", "has 101 characters, 100 are allowed"),
         (HEAD + "a/b\tcells\ttest\ta.tif\t\n", "not safe as a file name"),
     ],
 )
@@ -82,6 +83,10 @@ def test_a_good_sheet_has_no_problems(tmp_path):
     ("text", "message"),
     [
         (GOOD + GOOD.splitlines()[0] + "\n", "sample 'a' stands 2 times in data set 'cells'"),
+        (
+            GOOD + GOOD.splitlines()[0].upper().replace("TRAIN", "test").replace("CELLS", "cells"),
+            "samples 'a' and 'A' of data set 'cells' differ in case only",
+        ),
         (GOOD + "c\tcels\ttest\tc.tif\t\n", "data set 'cels' is not in the config; did you mean"),
         (GOOD + "c\tcells\ttrain\tc.tif\t\n", "sample 'c' is for train and has no label"),
         (GOOD + "c\tcells\ttest\tc.tif\t\n", "sample 'c' is drawn and has no label"),

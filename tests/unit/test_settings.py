@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 from gigaseg import settings
+from gigaseg.intensity import QUANTILES
 from gigaseg.settings import Problem, SettingsError, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,10 @@ def test_config_yaml_shows_every_key_with_its_default():
     assert set(written["datasets"]["nuclei"]) == set(defaults["datasets"]["cells"])
     shown = set(written["experiments"]["nuclei"]) | set(settings.PER_EXPERIMENT)
     assert shown == set(defaults["experiments"]["one"])
+
+
+def test_percentiles_are_those_that_are_stored():
+    assert settings.read_schema("config")["$defs"]["percentile"]["enum"] == [*QUANTILES]
 
 
 def test_every_knob_of_the_schema_is_described():
@@ -101,6 +106,9 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (change(network={"dropout": 1}), "network.dropout: 1 is not below 1"),
         (change(network={"depth": 9}), "9 is above 8, the largest allowed"),
         (change(weights={"sigma": 0}), "weights.sigma: 0 is not above 0 (width of"),
+        (change(intensity={"low": 3}), "intensity.low: 3 is not one of 0, 0.1, 0.5, 1, 2, 5, 10,"),
+        (change(instances={"threshold": 1}), "instances.threshold: 1 is not below 1"),
+        (change(datasets={"cells": {}, "a" * 101: {}}), "has 101 characters, 100 are allowed"),
         (change(weights=None), "weights: null is not a section of keys"),
         (change(prediction={"tile": "large"}), "prediction.tile: 'large' is not allowed (network"),
         (change(evaluation={"thresholds": []}), "evaluation.thresholds: [] has 0 entries"),

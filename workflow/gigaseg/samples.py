@@ -106,6 +106,9 @@ def check(
         if count > 1:
             text = f"sample {name!r} stands {count} times in data set {dataset!r}"
             yield Problem(where, text)
+    for dataset, first, second in _alike(counts):
+        text = f"samples {first!r} and {second!r} of data set {dataset!r} differ in case only"
+        yield Problem(where, f"{text}: not all file systems tell them apart")
     for dataset in dict.fromkeys(s.dataset for s in samples):
         if dataset not in datasets:
             near = nearest(dataset, datasets) or f"; there are {', '.join(datasets)}"
@@ -119,6 +122,15 @@ def check(
             yield from _check_files(where, sample, Path(settings["data_root"] or ""))
     for title, experiment in settings["experiments"].items() if whole else ():
         yield from _check_experiment(str(title), experiment, samples)
+
+
+def _alike(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield data set and names of the samples whose files some file systems would take for one."""
+    seen: dict[tuple[str, str], str] = {}
+    for dataset, name in names:
+        known = seen.setdefault((dataset, name.casefold()), name)
+        if known != name:
+            yield dataset, known, name
 
 
 def _use_of_label(sample: Sample, datasets: Mapping[str, Any]) -> str:

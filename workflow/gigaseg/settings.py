@@ -220,6 +220,8 @@ def _complaint(error: jsonschema.ValidationError) -> str:
             return error.message.replace("a required property", "missing")
         case "uniqueItems":
             return f"{value} names something twice"
+        case "maxLength":
+            return f"{value} has {len(error.instance)} characters, {limit} are allowed"
         case "minItems" | "maxItems" | "minProperties" | "minLength":
             return f"{value} has {len(error.instance)} entries, not {limit}"
         case _:
