@@ -153,6 +153,15 @@ def test_a_row_at_fault_hides_no_other_fault(tmp_path):
     assert "sample 'd' is for train and has no label" in found[2]
 
 
+def test_sections_of_another_kind_are_named_beside_the_faults_of_the_sheet(tmp_path):
+    path = sheet(tmp_path, HEAD + GOOD + "c\tcells\ttrain\tc.tif\t\n")
+    with pytest.raises(SettingsError) as error:
+        load({"samples": str(path), "datasets": 3, "experiments": []}, {})
+    assert "datasets: 3 is not a section of keys" in str(error.value)
+    assert "experiments: [] is not a section of keys" in str(error.value)
+    assert "sample 'c' is for train and has no label" in str(error.value)
+
+
 def test_lots_follow_the_sheet_and_stay_within_a_data_set():
     table = [Sample(n, d, "test", "x") for n, d in [("a", "p"), ("b", "q"), ("c", "p"), ("d", "p")]]
     lots = cut_into_lots(table, {"p": {"lot": 2}, "q": {"lot": 2}})

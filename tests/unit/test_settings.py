@@ -137,7 +137,7 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (
             change(prediction={"tile": 572}),
             "tile 572 px predicts 384 px at a time, which does not divide the shard of 1024 px: "
-            "the nearest tile that does is 444, and the next storage.shard for this one is 1152",
+            "the nearest tile that does is 444, and the next storage.shard for this one is 1536",
         ),
         (
             change(prediction={"tile": 573}),
@@ -164,6 +164,7 @@ def test_all_problems_come_at_once():
 def test_what_depends_on_a_wrong_value_is_not_complained_about():
     assert len(problems(change(network={"depth": "four"}, training={"tile": 317}))) == 1
     assert len(problems(change(datasets=3))) == 1
+    assert len(problems({"datasets": [], "experiments": 3, "samples": 5})) == 3
 
 
 def test_whole_numbers_may_be_written_as_floats():

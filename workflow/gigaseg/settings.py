@@ -115,14 +115,15 @@ def _without(config: dict[str, Any], problems: Iterable[Problem]) -> dict[str, A
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in the schema's defaults; sections of an experiment start from the common ones."""
     schema = read_schema("config")
-    common = {key: value for key, value in config.items() if key != "experiments"}
+    common = {key: value for key, value in config.items() if key not in REPLACED}
+    common["datasets"] = config.get("datasets") or {}
     settings = _fill(common, schema)
     settings["experiments"] = {
         name: {
             **_fill(experiment, schema["properties"]["experiments"]["additionalProperties"]),
             **{s: _merge(settings[s], experiment.get(s) or {}) for s in PER_EXPERIMENT},
         }
-        for name, experiment in config.get("experiments", {}).items()
+        for name, experiment in (config.get("experiments") or {}).items()
     }
     return settings
 
@@ -336,17 +337,18 @@ def _check_network(
             yield Problem((*where, section, "tile"), str(error))
             continue
         if section == "prediction" and shard % geometry.step(tile):
-            yield Problem((*where, section, "tile"), _uneven(geometry, tile, shard))
+            yield Problem((*where, section, "tile"), _uneven(geometry, tile, chunk, shard))
 
 
-def _uneven(geometry: UNetGeometry, tile: int, shard: int) -> str:
+def _uneven(geometry: UNetGeometry, tile: int, chunk: int, shard: int) -> str:
     steps = range(geometry.lattice, shard + 1, geometry.lattice)
     sizes = [geometry.input_size(step) for step in steps if shard % step == 0]
     nearest = min(sizes, key=lambda size: (abs(size - tile), size))
+    step = geometry.step(tile)
     return (
-        f"tile {tile} px predicts {geometry.step(tile)} px at a time, which does not divide the "
-        f"shard of {shard} px: the nearest tile that does is {nearest}, and the next storage.shard "
-        f"for this one is {_next(shard, geometry.step(tile))}"
+        f"tile {tile} px predicts {step} px at a time, which does not divide the shard of {shard} "
+        f"px: the nearest tile that does is {nearest}, and the next storage.shard for this one is "
+        f"{_next(shard, math.lcm(chunk, step))}"
     )
 
 
