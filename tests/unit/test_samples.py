@@ -160,6 +160,7 @@ def test_sections_of_another_kind_are_named_beside_the_faults_of_the_sheet(tmp_p
     assert "datasets: 3 is not a section of keys" in str(error.value)
     assert "experiments: [] is not a section of keys" in str(error.value)
     assert "sample 'c' is for train and has no label" in str(error.value)
+    assert len(error.value.problems) == 3
 
 
 def test_lots_follow_the_sheet_and_stay_within_a_data_set():

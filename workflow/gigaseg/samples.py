@@ -110,7 +110,7 @@ def check(
         text = f"samples {first!r} and {second!r} of data set {dataset!r} differ in case only"
         yield Problem(where, f"{text}: not all file systems tell them apart")
     for dataset in dict.fromkeys(s.dataset for s in samples):
-        if dataset not in datasets:
+        if datasets and dataset not in datasets:
             near = nearest(dataset, datasets) or f"; there are {', '.join(datasets)}"
             yield Problem(where, f"data set {dataset!r} is not in the config{near}")
     for dataset, facts in datasets.items():
