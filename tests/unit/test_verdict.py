@@ -13,9 +13,14 @@ def lot(path, *statuses):
     return path
 
 
+def run(folder, outcomes):
+    manifest, report = folder / "verdict.json", folder / "report.json"
+    verdict.run(manifest=manifest, report=report, outcomes=outcomes)
+
+
 def test_a_clean_run_leaves_a_manifest(tmp_path):
     outcomes = [lot(tmp_path / f"cells-{n}.json", "done", "done") for n in range(2)]
-    verdict.run(manifest=tmp_path / "verdict.json", outcomes=outcomes)
+    run(tmp_path, outcomes)
     assert read_manifest(tmp_path / "verdict.json")["done"] == 4
 
 
@@ -23,10 +28,11 @@ def test_failed_samples_are_named_with_the_command_and_skipped_ones_are_not(tmp_
     good = lot(tmp_path / "cells-0.json", "done")
     bad = lot(tmp_path / "cells-1.json", "done", "failed", "skipped")
     with pytest.raises(RuntimeError) as error:
-        verdict.run(manifest=tmp_path / "verdict.json", outcomes=[good, bad])
+        run(tmp_path, [good, bad])
     text = str(error.value)
     assert text.startswith("1 sample failed, all others are finished:")
     assert "convert of cells/s1: failed because" in text
     assert "s2" not in text
-    assert text.endswith(f"  snakemake --cores all --forcerun {bad}")
+    assert f"\n  snakemake --cores all --forcerun {bad}\n" in text
+    assert text.endswith(f"The report shows the rest: {tmp_path / 'report.html'}")
     assert not (tmp_path / "verdict.json").exists()

@@ -46,6 +46,7 @@ def test_a_bad_sample_is_recorded_and_the_others_are_finished(run):
     assert "convert of cells/c:" in done.stdout
     manifest = json.loads((run.folder / "results/evaluate/tiny/fold-0/cells-0001.json").read_text())
     assert {s["sample"]: s["status"] for s in manifest["samples"]} == {"c": "skipped", "d": "done"}
+    assert "The report shows the rest: results/report/report.html" in done.stdout
     assert "Traceback" not in done.stdout
     assert run.pending() == {"verdict": 1, "all": 1}
     forced = re.search("snakemake --cores all (--forcerun .*)", done.stdout)[1].split()

@@ -291,16 +291,16 @@ def test_files_at_fault_are_named_with_what_to_do_and_the_others_are_finished(la
             for name in ("validation", "test", *FAULTS)
             if name in statuses
         }
+    results = lab.folder / "results"
+    page = results / "report/report.json"
+    told = json.loads(jobs.report())
+    report.run(manifest=page, settings=told, code="", threads=1, results=results)
+    assert read_manifest(page)["failures"] == len(FAULTS)
+    outcomes = [Path(path) for path in jobs.outcomes()]
     with pytest.raises(RuntimeError, match=f"^{len(FAULTS)} samples failed, all others") as error:
-        verdict.run(
-            manifest=lab.folder / "results/verdict.json", outcomes=[*map(Path, jobs.outcomes())]
-        )
+        verdict.run(manifest=results / "verdict.json", report=page, outcomes=outcomes)
     for kind in FAULTS:
         assert f"convert of set/{kind}: " in str(error.value)
-    settings = json.loads(jobs.report())
-    page = lab.folder / "results/report/report.json"
-    report.run(manifest=page, settings=settings, code="", threads=1, results=lab.folder / "results")
-    assert read_manifest(page)["failures"] == len(FAULTS)
 
 
 @pytest.mark.parametrize(

@@ -6,5 +6,6 @@ from gigaseg.stages import verdict
 logs.start(snakemake.log[0], "verdict")
 verdict.run(
     manifest=Path(snakemake.output.manifest),
+    report=Path(snakemake.input.report),
     outcomes=[Path(path) for path in snakemake.input.outcomes],
 )

@@ -6,13 +6,15 @@ from pathlib import Path
 from ..ledger import read_manifest, write_manifest
 
 
-def run(*, manifest: Path, outcomes: Sequence[Path]) -> None:
+def run(*, manifest: Path, report: Path, outcomes: Sequence[Path]) -> None:
     """Look through the manifests of all stages for samples that failed.
 
     Parameters
     ----------
     manifest : Path
         Written only if there are none.
+    report : Path
+        Manifest of the report; the page lies beside it.
     outcomes : sequence of Path
         Manifests of the lots of all stages.
 
@@ -32,15 +34,16 @@ def run(*, manifest: Path, outcomes: Sequence[Path]) -> None:
                 line = f"{content['stage']} of {name}: {entry['message']}"
                 failed.setdefault(path, []).append(line)
     if failed:
-        raise RuntimeError(_explain(failed))
+        raise RuntimeError(_explain(failed, report.with_suffix(".html")))
     write_manifest(manifest, {"stage": "verdict", "manifests": len(outcomes), "done": done})
 
 
-def _explain(failed: dict[Path, list[str]]) -> str:
+def _explain(failed: dict[Path, list[str]], page: Path) -> str:
     lines = [line for found in failed.values() for line in found]
     count = f"{len(lines)} sample{'s' if len(lines) > 1 else ''}"
     return "\n  - ".join([f"{count} failed, all others are finished:", *lines]) + (
         "\nRepair the files, or take the samples from the sheet, and run the same command again. "
         "If the cause lay elsewhere (with the --configfile of this run, if it had one):\n"
-        f"  snakemake --cores all --forcerun {' '.join(map(str, failed))}"
+        f"  snakemake --cores all --forcerun {' '.join(map(str, failed))}\n"
+        f"The report shows the rest: {page}"
     )
