@@ -95,7 +95,7 @@ def test_store_is_no_group_until_committed(tmp_path, rng):
 
 
 def test_missing_store_names_the_command(tmp_path):
-    with pytest.raises(ValueError, match=r"missing.*--forcerun weigh all"):
+    with pytest.raises(ValueError, match=r"missing.*--forcerun weigh`"):
         volumes.open_arrays(tmp_path / "results/weigh/set/a.zarr")
 
 

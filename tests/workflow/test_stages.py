@@ -323,7 +323,7 @@ def test_a_store_deleted_by_hand_is_an_error_with_the_command(lab, gone, stage, 
     assert (
         f"{lab.folder / 'results' / gone} is missing: make it again" in entries["test"]["message"]
     )
-    assert f"--forcerun {remade} all" in entries["test"]["message"]
+    assert f"--forcerun {remade}`" in entries["test"]["message"]
     lab.run(remade, stage)
     assert lab.entries(stage, MODEL)["test"]["status"] == "done"
 

@@ -58,7 +58,9 @@ def load_model(
         weights = model_json.parent / metadata["weights"][checkpoint]
         state = load_file(weights)
     except FileNotFoundError as error:
-        raise ValueError(f"{weights} is missing: run again with --forcerun train") from error
+        raise ValueError(
+            f"{weights} is missing: make it again with `snakemake --cores all --forcerun train`"
+        ) from error
     network = UNet(Architecture(**metadata["architecture"]))
     try:
         network.load_state_dict(state)

@@ -231,7 +231,7 @@ class Source:
         if wrong or not channels:
             raise ValueError(
                 f"{self.path} has {count} channels, numbered 0 to {count - 1}: channels "
-                f"{list(channels)} cannot be selected"
+                f"{list(channels)} cannot be selected; correct `channels` of its data set"
             )
         fetch = self.fetch
 

@@ -357,7 +357,7 @@ def _open_group(store: Path) -> zarr.Group:
     stage = next((part for part in reversed(store.parts) if part in STAGES), "<stage>")
     state = "is unfinished" if store.exists() else "is missing"
     raise ValueError(
-        f"{store} {state}: make it again with `snakemake --cores all --forcerun {stage} all`"
+        f"{store} {state}: make it again with `snakemake --cores all --forcerun {stage}`"
     )
 
 
