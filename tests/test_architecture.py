@@ -27,10 +27,10 @@ GROUPS = {
     "books": "ledger lease fingerprints benchmarks",
     "network": "unet runtime patches checkpoints training inference",
     "blocks": "blockwise stitching",
-    "stores": "volumes ome",
+    "stores": "volumes pyramids ome",
     "input": "readers sources tiffs truth lessons",
     "page": "figures views summaries comparison charts glossary page",
-    "workflow": "settings samples plan provenance logs lock",
+    "workflow": "settings schema samples plan provenance logs lock",
 }
 IMPORTABLE = {
     "pure": {"pure"},
@@ -65,8 +65,8 @@ PACKAGES = {
     "matplotlib": {"page"},
     "jinja2": {"page"},
     "pooch": {"stages.fetch"},
-    "jsonschema": {"settings"},
-    "yaml": {"settings"},
+    "jsonschema": {"schema"},
+    "yaml": {"schema"},
 }
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from gigaseg import volumes
 from gigaseg.blockwise import map_blocks
+from gigaseg.pyramids import write_pyramid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +58,7 @@ def test_blocks_written_in_any_way_read_the_same(tmp_path_factory, image, storag
 def test_levels_equal_the_slow_ones(tmp_path_factory, image, storage, mode, workers):
     store = tmp_path_factory.mktemp("store")
     volumes.create_array(store, "0", image.shape, image.dtype, storage=storage)[:] = image
-    count = volumes.write_pyramid(store, mode=mode, storage=storage, workers=workers)
+    count = write_pyramid(store, mode=mode, storage=storage, workers=workers)
     names = [f"{c}" for c in range(image.shape[0])]
     volumes.commit_image(store, spacing=(1, 1, 1), levels=count, channel_names=names, attributes={})
     levels = volumes.open_volume(store).levels

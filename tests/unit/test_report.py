@@ -13,9 +13,10 @@ import pytest
 from gigaseg.comparison import compare, main_metric
 from gigaseg.glossary import METRICS
 from gigaseg.ledger import canonical_json, read_manifest, write_manifest
+from gigaseg.pyramids import write_pyramid
 from gigaseg.scores import BEST, FAMILIES
 from gigaseg.stages import report
-from gigaseg.volumes import commit_image, commit_labels, create_array, write_pyramid
+from gigaseg.volumes import commit_image, commit_labels, create_array
 
 STORAGE = {"chunk": 64, "shard": 128, "smallest_level": 64}
 RANKS = ("worst", "median", "best")

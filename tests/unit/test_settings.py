@@ -5,7 +5,8 @@ import pytest
 import yaml
 from gigaseg import settings
 from gigaseg.intensity import QUANTILES
-from gigaseg.settings import Problem, SettingsError, resolve
+from gigaseg.schema import Problem, follow, read_schema
+from gigaseg.settings import SettingsError, resolve
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {
@@ -44,19 +45,19 @@ def test_config_yaml_shows_every_key_with_its_default():
 
 
 def test_percentiles_are_those_that_are_stored():
-    assert settings.read_schema("config")["$defs"]["percentile"]["enum"] == [*QUANTILES]
+    assert read_schema("config")["$defs"]["percentile"]["enum"] == [*QUANTILES]
 
 
 def test_every_knob_of_the_schema_is_described():
     def leaves(schema, path=()):
         for name, part in schema.get("properties", {}).items():
-            part = settings._follow(part)
+            part = follow(part)
             if "properties" in part or isinstance(part.get("additionalProperties"), dict):
                 yield from leaves(part, (*path, name))
             else:
                 yield (*path, name), part
 
-    assert [p for p, s in leaves(settings.read_schema("config")) if "description" not in s] == []
+    assert [p for p, s in leaves(read_schema("config")) if "description" not in s] == []
 
 
 def test_an_experiment_starts_from_the_common_sections():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from gigaseg import views
-from gigaseg.volumes import commit_image, commit_labels, create_array, write_pyramid
+from gigaseg.pyramids import write_pyramid
+from gigaseg.volumes import commit_image, commit_labels, create_array
 
 STORAGE = {"chunk": 64, "shard": 128, "smallest_level": 64}
 

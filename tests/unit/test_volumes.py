@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zarr
 from gigaseg import volumes
+from gigaseg.pyramids import write_pyramid
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels
@@ -21,7 +22,7 @@ def rng():
 def write_image(store, data, **attributes):
     array = volumes.create_array(store, "0", data.shape, data.dtype, storage=STORAGE)
     array[:] = data
-    levels = volumes.write_pyramid(store, storage=STORAGE)
+    levels = write_pyramid(store, storage=STORAGE)
     names = [f"channel {i}" for i in range(data.shape[0])]
     volumes.commit_image(
         store, spacing=(2, 0.5, 0.25), levels=levels, channel_names=names, attributes=attributes
@@ -31,7 +32,7 @@ def write_image(store, data, **attributes):
 def write_truth(store, data):
     truth = store / "labels" / "truth"
     volumes.create_array(truth, "0", data.shape, data.dtype, storage=STORAGE)[:] = data
-    levels = volumes.write_pyramid(store, "labels/truth", mode="nearest", storage=STORAGE)
+    levels = write_pyramid(store, "labels/truth", mode="nearest", storage=STORAGE)
     volumes.commit_labels(truth, spacing=(2, 0.5, 0.25), levels=levels, attributes={"instances": 3})
 
 
@@ -165,7 +166,7 @@ def test_a_torn_level_of_an_earlier_try_is_replaced(tmp_path, rng):
     expected = volumes.open_volume(tmp_path).levels[1][:]
     shard = tmp_path / "1/c/0/0/1/1"
     shard.write_bytes(shard.read_bytes()[:-5])
-    volumes.write_pyramid(tmp_path, storage=STORAGE)
+    write_pyramid(tmp_path, storage=STORAGE)
     np.testing.assert_array_equal(volumes.open_volume(tmp_path).levels[1][:], expected)
 
 

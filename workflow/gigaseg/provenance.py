@@ -16,7 +16,9 @@ SCRIPTS = PACKAGE.parent / "scripts"
 
 # Modules that cannot change a result: what they do is said in a job's settings already, or it is
 # only printed.
-INERT = frozenset({"gigaseg.lock", "gigaseg.logs", "gigaseg.provenance", "gigaseg.settings"})
+INERT = frozenset(
+    f"gigaseg.{name}" for name in ("lock", "logs", "provenance", "schema", "settings")
+)
 
 # Fields of the syntax tree that only some versions of Python have, or that say nothing about what
 # the code does.

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from .settings import Problem, nearest, read_schema, validate
+from .schema import Problem, nearest, read_schema, validate
 
 
 @dataclass(frozen=True)

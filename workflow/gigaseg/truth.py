@@ -15,9 +15,10 @@ import zarr
 from .blockwise import map_blocks
 from .geometry import Window, blocks
 from .labels import Objects, components
+from .pyramids import write_pyramid
 from .readers import open_source
 from .sources import Source
-from .volumes import commit_labels, create_array, write_pyramid
+from .volumes import commit_labels, create_array
 
 logger = logging.getLogger(__name__)
 

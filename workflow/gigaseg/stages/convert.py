@@ -11,10 +11,11 @@ from ..blockwise import map_blocks
 from ..geometry import Window
 from ..intensity import measure
 from ..ledger import Construction, digest, file_identity, fingerprint
+from ..pyramids import write_pyramid
 from ..readers import open_source
 from ..sources import Source
 from ..truth import Truth, open_truth
-from ..volumes import commit_image, create_array, open_volume, write_pyramid
+from ..volumes import commit_image, create_array, open_volume
 from . import run_lot
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")

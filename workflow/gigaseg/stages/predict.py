@@ -15,10 +15,11 @@ from ..geometry import Window
 from ..inference import Predictor, load_model, normalise
 from ..intensity import intensity_window
 from ..ledger import Construction, digest, fingerprint, read_manifest
+from ..pyramids import write_pyramid
 from ..runtime import Runtime, choose_runtime
 from ..tiling import TileGrid, check_tile, choose_tile
 from ..unet import Architecture
-from ..volumes import Volume, commit_image, create_array, open_volume, write_pyramid
+from ..volumes import Volume, commit_image, create_array, open_volume
 from . import Row, read_entries, run_lot, share_threads
 
 logger = logging.getLogger(__name__)

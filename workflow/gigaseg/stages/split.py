@@ -13,7 +13,8 @@ from ..fingerprints import digest, fingerprint
 from ..instances import Evidence, Splitting, Target, segment
 from ..ledger import Construction, write_atomically
 from ..objects import measure
-from ..volumes import Volume, commit_labels, create_array, open_volume, write_pyramid
+from ..pyramids import write_pyramid
+from ..volumes import Volume, commit_labels, create_array, open_volume
 from . import Row, read_entries, run_lot, share_threads
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr", "pandas", "pyarrow")
