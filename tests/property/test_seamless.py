@@ -147,6 +147,19 @@ def test_stepping_by_the_full_output_is_wrong(depth):
     assert largest_difference(right, expected) < 1e-5
 
 
+def test_the_textbook_step_of_388_is_wrong_and_384_is_right():
+    model = network(4)
+    geometry = UNetGeometry(4)
+    image = picture(1, 600, 400) / 4  # about as wide as a normalised image
+    textbook, ours = FullOutput(geometry, 572), TileGrid(geometry, 572)
+    assert (textbook.step, ours.step) == (388, 384)
+    expected = whole(model, image)
+    wrong = predict_image(Predictor(model), image, textbook)
+    right = predict_image(Predictor(model), image, ours)
+    assert largest_difference(wrong, expected) > 1e-3
+    assert largest_difference(right, expected) < 1e-5
+
+
 def in_blocks(model, volume, block, *, workers, batch=1):
     """Predict a volume (c, z, y, x) as the predict stage does."""
     grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 2))
