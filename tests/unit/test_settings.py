@@ -99,6 +99,7 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (change(sigma=5), "sigma: unknown key; it belongs under weights"),
         (change(training={"learning_rate": "1e-3"}), "write 1.0e-3"),
         (change(training={"learning_rate": "1e3"}), "write 1.0e+3"),
+        (change(training={"weight_decay": float("nan")}), "weight_decay: nan is not a finite"),
         (change(training={"steps": "100"}), "'100' is not a whole number; YAML reads it as a text"),
         (change(network={"normalization": False}), "YAML reads yes, no, on and off as true"),
         (change(network={"padding": "vald"}), "one of valid, same; did you mean valid?"),

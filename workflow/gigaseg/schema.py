@@ -1,6 +1,7 @@
 """The schema of the config and the sheet, and what it finds wrong, in words users understand."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -44,7 +45,17 @@ def validate(value: Any, schema: Mapping[str, Any]) -> list[Problem]:
     """List what a schema finds wrong, in words a user of the config file understands."""
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(value), key=lambda error: [*map(str, error.path)])
-    return [problem for error in errors for problem in _translate(error)]
+    found = [problem for error in errors for problem in _translate(error)]
+    return found + list(_infinite(value))
+
+
+def _infinite(value: Any, where: Path_ = ()) -> Iterator[Problem]:
+    """Find what YAML writes .nan and .inf: a schema takes them for numbers within any limits."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Problem(where, f"{value} is not a finite number")
+    items = value.items() if isinstance(value, Mapping) else ()
+    for key, item in items:
+        yield from _infinite(item, (*where, str(key)))
 
 
 def _translate(error: jsonschema.ValidationError) -> Iterator[Problem]:
