@@ -27,7 +27,7 @@ GROUPS = {
     "books": "ledger lease fingerprints benchmarks",
     "network": "unet runtime patches checkpoints training inference",
     "blocks": "blockwise stitching",
-    "stores": "volumes pyramids ome",
+    "stores": "volumes pyramids ome digests",
     "input": "readers sources tiffs truth lessons",
     "page": "figures views summaries comparison charts glossary page",
     "workflow": "settings schema samples plan provenance logs lock",
