@@ -117,6 +117,27 @@ def test_the_function_can_ask_where_it_is():
     np.testing.assert_array_equal(target[:, 0, 0], [0, 1])
 
 
+def test_only_chosen_blocks_are_done():
+    source, target = np.ones((1, 4, 6)), np.zeros((1, 4, 6))
+    map_blocks(copy, [source], [target], block=(1, 2, 2), select=lambda w: w.start[2] == 2)
+    np.testing.assert_array_equal(target[0], [[0, 0, 1, 1, 0, 0]] * 4)
+
+
+def test_a_function_without_targets_is_called_once_per_block(tmp_path):
+    source, seen = np.arange(8.0).reshape(1, 2, 4), []
+
+    def look(data, inner):
+        seen.append(data[inner].sum())
+        return ()
+
+    for _ in range(2):
+        ledger = BlockLedger(tmp_path, "sums")
+        map_blocks(look, [source], [], block=(1, 2, 2), ledger=ledger)
+    assert sorted(seen) == [10, 18]
+    with pytest.raises(ValueError, match="returned 1 arrays for 0 targets"):
+        map_blocks(lambda *_: None, [source], [], block=(1, 2, 2))
+
+
 def image(seed=0):
     return np.random.default_rng(seed).integers(1, 255, (2, 2, 37, 41), dtype=np.uint8)
 

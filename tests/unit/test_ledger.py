@@ -307,6 +307,71 @@ def test_a_process_that_lost_its_lease_stops(tmp_path):
             ledger.record("a")
 
 
+def test_parts_work_in_a_store_that_was_opened(tmp_path):
+    store = tmp_path / "s"
+    with Construction(store, {"code": "1"}):
+        pass
+    with (
+        Construction(store, {"code": "1"}, part="0") as one,
+        Construction(store, {"code": "1"}, part="1") as other,
+    ):
+        assert one.resumed
+        one.ledger("0").record("a")
+        other.ledger("0").record("b")
+        assert (store / ".gigaseg/lease-0.json").exists()
+    with Construction(store, {"code": "1"}) as work:
+        assert work.ledger("0").done == {"a", "b"}
+        assert len({line["attempt"] for line in work.attempts()}) == 4
+    assert [*store.glob(".gigaseg/lease*")] == []
+
+
+@pytest.mark.parametrize(
+    ("opened", "message"),
+    [
+        (None, "was not opened, so part 1 has no place in it"),
+        ({"code": "1", "settings": {"tile": 4}}, r"opened for something else: settings \(tile\)"),
+    ],
+)
+def test_a_part_refuses_a_store_of_something_else_and_leaves_it_alone(tmp_path, opened, message):
+    if opened is not None:
+        interrupt(tmp_path / "s", opened, KeyboardInterrupt())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=message):
+        Construction(tmp_path / "s", {"code": "1", "settings": {"tile": 8}}, part="1").__enter__()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_who_opens_waits_for_parts_and_parts_for_who_opens(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "POLL", 0.002)
+    store, order, started = tmp_path / "s", [], threading.Event()
+    with Construction(store, {"code": "1"}):
+        pass
+
+    def use(part, name):
+        started.set()
+        with Construction(store, {"code": "1"}, part=part):
+            order.append(name)
+
+    for first, second in ((None, "0"), ("0", None)):
+        started.clear()
+        thread = threading.Thread(target=use, args=(second, "second"))
+        with Construction(store, {"code": "1"}, part=first):
+            thread.start()
+            assert started.wait(10)
+            order.append("first")
+        thread.join(10)
+    assert order == ["first", "second"] * 2
+
+
+def test_a_line_after_a_torn_one_is_read(tmp_path):
+    with Construction(tmp_path / "s", {}) as work:
+        file = tmp_path / "s/.gigaseg/attempts.jsonl"
+        file.write_bytes(file.read_bytes() + b'{"event":"no')
+        work.note(device="cpu")
+        assert [line["event"] for line in work.attempts()] == ["start", "note"]
+
+
+LOT = {"lot": "lot"}
 ROWS = [{"sample": name, "dataset": "d", "split": "train"} for name in ("a", "b", "c")]
 
 
@@ -316,9 +381,10 @@ def test_a_bad_sample_is_recorded_and_the_others_are_finished(tmp_path, caplog):
             raise ValueError("the TIFF is cut off")
         return {"store": tmp_path / "r/d" / row["sample"], "fingerprint": "f", "shape": (1, 2, 3)}
 
-    run_lot("convert", tmp_path / "r" / "lot.json", "lot", ROWS, work)
+    run_lot("convert", tmp_path / "r" / "lot.json", LOT, ROWS, work, code="c0de")
     manifest = read_manifest(tmp_path / "r" / "lot.json")
     assert [e["status"] for e in manifest["samples"]] == ["done", "failed", "done"]
+    assert (manifest["settings"], manifest["code"]) == (digest(LOT), "c0de")
     assert manifest["samples"][1]["message"] == "the TIFF is cut off"
     assert manifest["samples"][0]["store"] == "d/a"
     assert "sample b failed: the TIFF is cut off" in caplog.text
@@ -335,16 +401,17 @@ def test_samples_that_failed_before_are_skipped(tmp_path, workers):
             raise FileNotFoundError("gone")
         return {"store": tmp_path / "a", "fingerprint": "f"}
 
-    run_lot("convert", convert, "lot", ROWS, fail_some)
+    run_lot("convert", convert, LOT, ROWS, fail_some, code="c0de")
     for stage, before in (("predict", "convert"), ("split", "predict")):
         upstream = read_entries(tmp_path / f"{before}.json")
         run_lot(
             stage,
             tmp_path / f"{stage}.json",
-            "lot",
+            LOT,
             ROWS,
             lambda row: {"store": tmp_path / row["sample"], "fingerprint": "g"},
             upstream,
+            code="c0de",
             workers=workers,
         )
         after = read_entries(tmp_path / f"{stage}.json")
@@ -358,5 +425,5 @@ def test_a_fault_of_the_machine_stops_the_lot(tmp_path, workers):
         raise OSError("no space left on device")
 
     with pytest.raises(OSError, match="no space"):
-        run_lot("convert", tmp_path / "lot.json", "lot", ROWS, work, workers=workers)
+        run_lot("convert", tmp_path / "lot.json", LOT, ROWS, work, code="c0de", workers=workers)
     assert not (tmp_path / "lot.json").exists()

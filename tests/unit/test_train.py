@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gigaseg import lessons
 from gigaseg.intensity import QUANTILES, Bins, summary
-from gigaseg.ledger import write_manifest
+from gigaseg.ledger import digest, write_manifest
 from gigaseg.lessons import Source
 from gigaseg.sampling import Sample
 from gigaseg.stages import train
@@ -168,6 +168,8 @@ def test_manifest_says_what_was_learned_from(weigh: Path) -> None:
         "train": ["d/a", "d/b"],
         "validation": ["d/c"],
         "left_out": [],
+        "settings": digest(SETTINGS),
+        "code": "c0de",
     }
 
 

@@ -37,6 +37,7 @@ def map_blocks(
     located: bool = False,
     ledger: Ledger | None = None,
     workers: int = 1,
+    select: Callable[[Window], bool] | None = None,
 ) -> None:
     """Write ``targets = function(sources)``, one block at a time, several blocks at once.
 
@@ -48,9 +49,12 @@ def map_blocks(
     function : callable
         ``function(*data, inner)`` gets the block of every source with its halo, and `inner`, the
         slices of the block inside these arrays. It returns an array, or a tuple with one array per
-        target, of the block's spatial shape; a leading channel axis is allowed.
+        target, of the block's spatial shape; a leading channel axis is allowed. Without targets it
+        returns ``()``: what it makes of a block is its own affair, also that it is whole before the
+        block is recorded as finished.
     sources, targets : sequence of array-like
-        NumPy or Zarr arrays with one common shape in their last ``len(block)`` axes.
+        NumPy or Zarr arrays with one common shape in their last ``len(block)`` axes; either may be
+        empty, not both.
     block : sequence of int
         Extent of a block in voxels: whole shards of every target, so that two tasks never write
         to the same file. Blocks at the far edges are smaller.
@@ -67,6 +71,8 @@ def map_blocks(
         Finished blocks are recorded in it. Blocks it already holds are verified and not redone.
     workers : int
         Number of threads.
+    select : callable, optional
+        Do only the blocks for which ``select(window)`` is true.
 
     Raises
     ------
@@ -100,7 +106,8 @@ def map_blocks(
     # nobody writes any more.
     with ThreadPoolExecutor(workers) as pool:
         run = dask.delayed(task, pure=False, traverse=False)
-        tasks = [run(window.start, window.stop) for window in blocks(shape, block)]
+        chosen = (w for w in blocks(shape, block) if select is None or select(w))
+        tasks = [run(window.start, window.stop) for window in chosen]
         dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
 
 
@@ -138,13 +145,14 @@ class _Task:
         if self._is_done(window):
             return
         results = self._compute(window)
-        checksum = 0
+        key = block_key(window)
+        checksum = zlib.crc32(key.encode())  # so that an entry proves its own block and no other
         for target, result in zip(self.targets, results, strict=True):
             clear_block(target, window.slices)
             target[(..., *window.slices)] = result
             checksum = _checksum(result, checksum)
         if self.ledger is not None:
-            self.ledger.record(block_key(window), f"{checksum:08x}")
+            self.ledger.record(key, f"{checksum:08x}")
 
     def _compute(self, window: Window) -> list[np.ndarray]:
         """Read, apply the function, check what it returned, and crop it to the block."""
@@ -173,7 +181,7 @@ class _Task:
         key = block_key(window)
         if key not in self.ledger.checksums:
             return False
-        checksum = 0
+        checksum = zlib.crc32(key.encode())
         for target in self.targets:
             try:
                 values = np.asarray(target[(..., *window.slices)])

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -53,6 +54,7 @@ class Lease:
 
     def acquire(self) -> None:
         """Take the lease, waiting for a living owner to release it."""
+        self._stop.clear()
         while not self._create():
             self._wait()
         self._beat = threading.Thread(target=self._touch, name="lease", daemon=True)
@@ -65,6 +67,11 @@ class Lease:
             self._beat.join()
         if self.held:
             self.path.unlink()
+
+    def wait(self) -> None:
+        """Return as soon as nobody alive holds the lease; it is not taken."""
+        while self.path.exists():
+            self._wait()
 
     @property
     def held(self) -> bool:
@@ -124,7 +131,8 @@ class Lease:
 
     def _touch(self) -> None:
         while not self._stop.wait(HEARTBEAT) and self.held:
-            os.utime(self.path)
+            with suppress(FileNotFoundError):  # taken over this very moment: `check` will tell
+                os.utime(self.path)
 
 
 def _read(path: Path) -> tuple[dict, int] | None:

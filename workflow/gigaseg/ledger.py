@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import singledispatch
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ __all__ = [
     "digest",
     "file_identity",
     "fingerprint",
+    "read_attempts",
     "read_manifest",
     "write_atomically",
     "write_manifest",
@@ -129,12 +130,11 @@ class BlockLedger:
         checksum : str, optional
             Of the block's values, with which a later run can verify them.
         """
-        line = canonical_json({"block": block, "checksum": checksum}) + "\n"
+        entry = {"block": block, "checksum": checksum}
         with self._lock:
             if self._lease is not None:
                 self._lease.check()
-            with self._path.open("a") as file:
-                file.write(line)
+            _append(self._path, entry)
             self.checksums[block] = checksum
             self.recorded += 1
 
@@ -142,12 +142,9 @@ class BlockLedger:
 def _read_entries(files: Iterable[Path]) -> dict[str, str | None]:
     entries: dict[str, str | None] = {}
     for file in sorted(files):
-        for line in file.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the process died while writing this line: its block is not done
-            entries[entry["block"]] = entry["checksum"]
+        for entry in _read_lines(file):
+            if entry.keys() == {"block", "checksum"}:
+                entries[entry["block"]] = entry["checksum"]
     return entries
 
 
@@ -162,6 +159,11 @@ class Construction:
         What the artifact is made from, as `fingerprint` returns it.
     marker : str
         File whose presence means that the artifact is finished.
+    part : str, optional
+        Name of this process among several that fill one store at the same time, each its own
+        blocks. A part never begins a store and never wipes one: it works in a store that was
+        opened before, by a `Construction` without `part`. That one waits until all parts have
+        ended, and parts wait for it, so that whoever opens or commits is alone.
 
     Attributes
     ----------
@@ -174,6 +176,8 @@ class Construction:
     ------
     FileExistsError
         If the folder holds files that were not made by this program.
+    ValueError
+        If a part meets a store that was not opened, or that has another fingerprint.
 
     Examples
     --------
@@ -187,15 +191,20 @@ class Construction:
     """
 
     def __init__(
-        self, path: Path, fingerprint: Mapping[str, Any], marker: str = "zarr.json"
+        self,
+        path: Path,
+        fingerprint: Mapping[str, Any],
+        marker: str = "zarr.json",
+        part: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.fingerprint = json.loads(canonical_json(fingerprint))
         self.marker = marker
+        self.part = part
         self.committed = self.resumed = False
         self._books = self.path / BOOKS
         self._ledgers: list[BlockLedger] = []
-        self._lease = Lease(self._books / "lease.json")
+        self._lease = Lease(self._books / f"lease{self._suffix}.json")
         self._start = 0.0
 
     def __enter__(self) -> "Construction":
@@ -203,8 +212,11 @@ class Construction:
         if self.committed:
             return self
         self._refuse_foreign_folder()
-        self._books.mkdir(parents=True, exist_ok=True)
-        self._lease.acquire()
+        if self.part is None:
+            self._books.mkdir(parents=True, exist_ok=True)
+        elif not self._books.is_dir():
+            raise self._unopened()
+        self._acquire()
         try:
             self._prepare()
         except BaseException:
@@ -233,6 +245,39 @@ class Construction:
         """Add facts to the attempts of this store, such as its device or its tile size."""
         self._note("note", **facts)
 
+    def attempts(self) -> list[dict[str, Any]]:
+        """Read what every attempt at this store noted, in order of time; see `read_attempts`."""
+        return read_attempts(self.path)
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.part is None else f"-{self.part}"
+
+    def _acquire(self) -> None:
+        """Take the lease; who has no part shares the store with nobody."""
+        if self.part is None:
+            self._lease.acquire()
+            for path in self._books.glob("lease-*.json"):
+                Lease(path).wait()
+            return
+        alone = Lease(self._books / "lease.json")
+        self._lease.acquire()
+        while alone.path.exists():  # it waits for parts: step back, lest both wait for ever
+            self._lease.release()
+            alone.wait()
+            self._lease.acquire()
+
+    def _unopened(self) -> ValueError:
+        recorded = self._recorded()
+        if recorded is None:
+            problem = "was not opened"
+        else:
+            problem = f"was opened for something else: {_difference(recorded, self.fingerprint)}"
+        return ValueError(
+            f"{self.path} {problem}, so part {self.part} has no place in it: run the same "
+            f"snakemake command again"
+        )
+
     def _is_finished(self) -> bool:
         return (self.path / self.marker).is_file() and self._recorded() == self.fingerprint
 
@@ -241,6 +286,8 @@ class Construction:
             return json.loads((self._books / "fingerprint.json").read_text())
         except FileNotFoundError:
             return None
+        except ValueError:
+            return {}  # spoilt: it is nobody's, and so is what it was to describe
 
     def _refuse_foreign_folder(self) -> None:
         if self.path.is_dir() and not self._books.is_dir() and any(self.path.iterdir()):
@@ -256,6 +303,8 @@ class Construction:
             return
         recorded = self._recorded()
         self.resumed = recorded == self.fingerprint
+        if self.part is not None and not self.resumed:
+            raise self._unopened()
         reason = "resumed" if self.resumed else "first"
         if recorded is not None and not self.resumed:
             reason = f"begun again: {_difference(recorded, self.fingerprint)}"
@@ -292,12 +341,55 @@ class Construction:
             "peak_memory_mb": _peak_memory_mb(),
             **facts,
         }
-        with (self._books / "attempts.jsonl").open("a") as file:
-            file.write(canonical_json(line) + "\n")
+        _append(self._books / f"attempts{self._suffix}.jsonl", line)
+
+
+def read_attempts(path: Path) -> list[dict[str, Any]]:
+    """Read what every attempt at an artifact noted, in order of time.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the artifact; one that was never begun has no attempts.
+
+    Returns
+    -------
+    list of dict
+        ``event`` is ``start`` (with ``reason``), ``note`` or ``end`` (with ``seconds`` and
+        ``outcome``; a killed attempt has none). Each has ``attempt``, ``time`` (seconds since
+        1970), ``host``, ``pid``, ``blocks`` done so far and ``peak_memory_mb``.
+    """
+    lines = [line for file in path.glob(f"{BOOKS}/attempts*.jsonl") for line in _read_lines(file)]
+    timed = (line for line in lines if isinstance(line.get("time"), int | float))
+    return sorted(timed, key=lambda line: line["time"])
+
+
+def _append(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line to a file; what a process that died while writing left is closed first."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        else:
+            torn = False
+        file.write(b"\n" * torn + canonical_json(entry).encode() + b"\n")
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a file, without lines cut off by death or spoilt since."""
+    for line in path.read_bytes().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Say which parts of two fingerprints differ, and in which keys."""
+    if not old:
+        return "its fingerprint cannot be read"
     parts = []
     for part in sorted({*old, *new}):
         before, after = old.get(part), new.get(part)

@@ -7,7 +7,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from ..ledger import read_manifest, write_manifest
+from ..ledger import digest, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +17,12 @@ Row = Mapping[str, Any]
 def run_lot(
     stage: str,
     manifest: Path,
-    lot: str,
+    settings: Mapping[str, Any],
     samples: Sequence[Row],
     work: Callable[[Row], Mapping[str, Any]],
     upstream: Mapping[str, Mapping[str, Any]] | None = None,
     *,
+    code: str,
     workers: int = 1,
 ) -> None:
     """Do one stage's work on every sample of a lot, then write the lot's manifest.
@@ -30,10 +31,12 @@ def run_lot(
 
     Parameters
     ----------
-    stage, lot : str
-        Names that go into the manifest.
+    stage : str
+        Name that goes into the manifest.
     manifest : Path
         Where the manifest is written, last.
+    settings : mapping
+        All that the job was told, among it ``lot``; the manifest carries its digest (`stamp`).
     samples : sequence of mapping
         Rows of the sheet, with ``sample``, ``dataset`` and ``split``.
     work : callable
@@ -42,6 +45,8 @@ def run_lot(
         ValueError and FileNotFoundError are faults of the sample; anything else stops the lot.
     upstream : mapping of sample name to entry, optional
         What `read_entries` returned for the stage before: samples not done there are skipped.
+    code : str
+        Digest of the stage's code.
     workers : int
         Samples worked on at once, in threads.
     """
@@ -54,7 +59,34 @@ def run_lot(
 
     with ThreadPoolExecutor(workers) as pool:
         entries = list(pool.map(enter, samples)) if workers > 1 else [*map(enter, samples)]
-    write_manifest(manifest, {"stage": stage, "lot": lot, "samples": entries})
+    content = {"stage": stage, "lot": settings["lot"], "samples": entries}
+    write_manifest(manifest, content | stamp(settings, code))
+
+
+def stamp(settings: Mapping[str, Any], code: str) -> dict[str, str]:
+    """Say in a manifest what its job was told and which code it ran.
+
+    Whether an artifact is what the settings and the code of today would make can then be seen
+    without Snakemake's own memory, which may be lost.
+
+    Parameters
+    ----------
+    settings : mapping
+        All that the job was told.
+    code : str
+        Digest of the stage's code.
+
+    Returns
+    -------
+    dict
+        ``settings``, the SHA-256 of their canonical JSON, and ``code``.
+
+    Examples
+    --------
+    >>> stamp({"lot": "a-0000"}, "c0de")["settings"][:8]
+    '62e941f3'
+    """
+    return {"settings": digest(settings), "code": code}
 
 
 def read_entries(manifest: Path) -> dict[str, dict[str, Any]]:

@@ -47,7 +47,7 @@ def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int)
         own = open_volume(store).attributes
         return {"store": store, "fingerprint": own["fingerprint"], **own["facts"]}
 
-    run_lot("convert", manifest, settings["lot"], settings["samples"], work)
+    run_lot("convert", manifest, settings, settings["samples"], work, code=code)
 
 
 def _fingerprint(row: Mapping[str, Any], storage: Mapping[str, int], code: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint, write_atomically, write_manifest
 from ..scores import Score, Tally, add, average, decode, score, tally_instances, tally_map
 from ..volumes import Volume, open_volume
-from . import Row, read_entries, run_lot, share_threads
+from . import Row, read_entries, run_lot, share_threads, stamp
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr")
 
@@ -98,10 +98,11 @@ def run(
     run_lot(
         "evaluate",
         manifest,
-        settings["lot"],
+        settings,
         settings["samples"],
         lambda row: futures[row["sample"]].result().facts,
         instances,
+        code=code,
     )
 
 
@@ -198,7 +199,7 @@ def tabulate(
     *,
     manifest: Path,
     evaluate: Sequence[Path],
-    settings: Mapping[str, Any],  # noqa: ARG001  the lots it names are in `evaluate`
+    settings: Mapping[str, Any],
     code: str,
     threads: int,  # noqa: ARG001  every stage is called alike
 ) -> None:
@@ -231,9 +232,9 @@ def tabulate(
             "stage": "tabulate",
             "lot": None,
             "samples": [],
-            "code": code,
             "rows": len(table),
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            **stamp(settings, code),
         },
     )
 

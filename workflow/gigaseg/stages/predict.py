@@ -91,9 +91,8 @@ def run(
             images[row["sample"]], store, model, settings=settings, code=code, workers=workers
         )
 
-    run_lot(
-        "predict", manifest, settings["lot"], settings["samples"], work, images, workers=at_once
-    )
+    rows = settings["samples"]
+    run_lot("predict", manifest, settings, rows, work, images, code=code, workers=at_once)
 
 
 def predict_sample(

@@ -16,6 +16,7 @@ from ..ledger import write_atomically, write_manifest
 from ..page import build_context, describe_key, kinds_of_labels, render
 from ..summaries import Record, Results, read_results
 from ..views import Pictures, draw_sample, open_sample
+from . import stamp
 
 #: What each picture is called, in the order in which they are shown; the first there is is large.
 TITLES = {
@@ -70,7 +71,8 @@ def run(
     )
     context["galleries"] = draw_galleries(found, list(chosen), threads)
     write_atomically(manifest.with_suffix(".html"), render(context))
-    write_manifest(manifest, summarise(found, context, digest([code, settings])))
+    summary = summarise(found, context, digest([code, settings]))
+    write_manifest(manifest, summary | stamp(settings, code))
 
 
 def summarise(results: Results, context: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:

@@ -63,9 +63,8 @@ def run(
             inputs, store, row["objects"], settings=settings, code=code, workers=workers
         )
 
-    run_lot(
-        "split", manifest, settings["lot"], settings["samples"], work, predictions, workers=at_once
-    )
+    rows = settings["samples"]
+    run_lot("split", manifest, settings, rows, work, predictions, code=code, workers=at_once)
 
 
 def split_sample(

@@ -23,7 +23,7 @@ from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within
 from ..training import count_parameters, fit, initialise
 from ..unet import Architecture
-from . import read_entries
+from . import read_entries, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def run(
             "fingerprint": digest(made_from),
             **names,
             "left_out": lesson.left_out,
+            **stamp(settings, code),
         },
     )
 

@@ -72,7 +72,7 @@ def run(
             image, store, row["objects"], settings=settings, code=code, workers=workers
         )
 
-    run_lot("weigh", manifest, settings["lot"], rows, work, images, workers=at_once)
+    run_lot("weigh", manifest, settings, rows, work, images, code=code, workers=at_once)
 
 
 def weigh_sample(
