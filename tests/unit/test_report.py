@@ -328,6 +328,7 @@ def test_manifest_is_canonical_and_without_times(whole):
     assert text == canonical_json(manifest, indent=1) + "\n"
     assert set(manifest) == {
         "stage", "samples", "report", "fingerprint", "experiments", "failures", "notes",
+        "settings", "code",
     }  # fmt: skip
 
 
