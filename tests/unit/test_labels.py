@@ -48,6 +48,29 @@ def test_contingency_is_exact_for_large_ids_and_mixed_types():
     assert table.segment_sizes()[1].tolist() == [2]
 
 
+@pytest.mark.parametrize("voxels", [1, 4095, 4096, 4097, 8192, 30_000])
+@pytest.mark.parametrize("longest", [1, 9, 6000])
+def test_contingency_counts_many_pairs_and_runs_of_any_length(voxels, longest):
+    rng = np.random.default_rng(voxels + longest)
+    lengths = rng.integers(1, longest + 1, voxels)
+    truth, segments = (
+        np.repeat(rng.integers(0, 90, voxels), rng.permutation(lengths))[:voxels] for _ in "ab"
+    )
+    table = contingency(truth, segments)
+    pairs, counts = np.unique(np.stack([truth, segments]), axis=1, return_counts=True)
+    np.testing.assert_array_equal(np.stack([table.truth, table.segment]), pairs)
+    np.testing.assert_array_equal(table.voxels, counts)
+
+
+def test_many_tables_add_up_whatever_their_sizes():
+    rng = np.random.default_rng(1)
+    truth, segments = rng.integers(0, 40, (2, 5000))
+    cuts = np.sort(rng.integers(0, 5000, 60))
+    pieces = zip(np.split(truth, cuts), np.split(segments, cuts), strict=True)
+    total = Contingency.total(contingency(*piece) for piece in pieces)
+    assert total == contingency(truth, segments)
+
+
 def test_contingency_refuses_different_shapes():
     with pytest.raises(ValueError, match=r"shape \(2, 3\), the segmentation \(3, 2\)"):
         contingency(np.zeros((2, 3), int), np.zeros((3, 2), int))

@@ -5,7 +5,7 @@ the contingency table of two label arrays, and tables of disjoint parts of a vol
 table of the whole: a score of a volume of any size is exact and never needs the volume in memory.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,16 +128,28 @@ class Contingency:
 
     @classmethod
     def total(cls, tables: "Iterable[Contingency]") -> "Contingency":
-        """Sum any number of tables; the sum of none is the empty table."""
-        parts = list(tables)
-        return cls._from_runs(
+        """Sum any number of tables; the sum of none is the empty table.
+
+        They are taken one by one and tables of like size are merged first: adding up the blocks
+        of a volume never holds many tables, and costs n log n in all for n pairs.
+        """
+        waiting: list[Contingency] = []  # each more than twice as long as the next
+        for table in tables:
+            waiting.append(table)
+            while len(waiting) > 1 and len(waiting[-2].voxels) <= 2 * len(waiting[-1].voxels):
+                waiting[-2:] = [cls._merge(waiting[-2:])]
+        return cls._merge(waiting)
+
+    @classmethod
+    def _merge(cls, parts: "Sequence[Contingency]") -> "Contingency":
+        return cls._from_pairs(
             np.concatenate([np.empty(0, np.uint64), *(part.truth for part in parts)]),
             np.concatenate([np.empty(0, np.uint64), *(part.segment for part in parts)]),
             np.concatenate([np.empty(0, np.int64), *(part.voxels for part in parts)]),
         )
 
     @classmethod
-    def _from_runs(
+    def _from_pairs(
         cls,
         truth: npt.NDArray[np.uint64],
         segment: npt.NDArray[np.uint64],
@@ -146,9 +158,7 @@ class Contingency:
         """Sort pairs and sum the voxels of equal ones."""
         order = np.lexsort((segment, truth))
         truth, segment = truth[order], segment[order]
-        new = np.ones(truth.size, bool)
-        new[1:] = (truth[1:] != truth[:-1]) | (segment[1:] != segment[:-1])
-        first = np.flatnonzero(new)
+        first = np.flatnonzero(_differ_from_last(truth) | _differ_from_last(segment))
         counts = np.add.reduceat(voxels[order], first) if first.size else voxels[:0]
         return cls(truth[first], segment[first], counts)
 
@@ -168,8 +178,9 @@ class Contingency:
 def contingency(truth: LabelArray, segments: LabelArray) -> Contingency:
     """Count the voxels of every pair (truth id, segment id) that occurs.
 
-    Exact for ids of any integer type below 2**64. Works on runs of equal pairs, so the cost beyond
-    one pass over the voxels grows with the number of runs, not of voxels.
+    Exact for ids of any integer type below 2**64. Runs of equal pairs are looked up in a hash
+    table, so beyond one pass over the voxels the cost grows with the number of runs; memory grows
+    with the number of pairs only.
 
     Parameters
     ----------
@@ -191,33 +202,89 @@ def contingency(truth: LabelArray, segments: LabelArray) -> Contingency:
             f"Truth has shape {truth.shape}, the segmentation {segments.shape}; they must cover "
             "the same voxels."
         )
-    return Contingency._from_runs(*_runs(truth.ravel(), segments.ravel()))
+    truth_id, segment_id, voxels = _count_pairs(truth.ravel(), segments.ravel()).T
+    return Contingency._from_pairs(truth_id, segment_id, voxels.astype(np.int64))
 
 
 def _sizes(
     ids: npt.NDArray[np.uint64], voxels: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    unique, inverse = np.unique(ids, return_inverse=True)
-    sizes = np.zeros(unique.size, np.int64)
-    np.add.at(sizes, inverse, voxels)  # not bincount with weights: those are floats
-    return unique, sizes
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    first = np.flatnonzero(_differ_from_last(ids))
+    sizes = np.add.reduceat(voxels[order], first) if first.size else voxels[:0]
+    return ids[first], sizes
+
+
+def _differ_from_last(values: npt.NDArray[np.uint64]) -> BoolArray:
+    differ = np.ones(values.size, bool)
+    differ[1:] = values[1:] != values[:-1]
+    return differ
+
+
+_PIECE = 4096  # voxels looked at together: their marks stay in the fastest cache
 
 
 @njit(cache=True, nogil=True)
-def _runs(a, b):
-    """Return value pairs and lengths of the runs of equal pairs (a[i], b[i])."""
-    count = 1 if a.size else 0
-    for i in range(1, a.size):
-        if a[i] != a[i - 1] or b[i] != b[i - 1]:
+def _count_pairs(a, b):
+    """Return rows (a, b, voxels) of all pairs (a[i], b[i]), in no order."""
+    table = np.zeros((1024, 3), np.uint64)  # open addressing; a row without voxels is free
+    used = 0
+    starts = np.empty(_PIECE + 1, np.int64)
+    marks = np.zeros(_PIECE, np.uint8)
+    run = 0  # where the current run began
+    for low in range(1, a.size + 1, _PIECE):
+        count = _find_runs(a, b, low, marks, starts)
+        if low + _PIECE > a.size:
+            starts[count] = a.size
             count += 1
-    first = np.empty(count, np.uint64)
-    second = np.empty(count, np.uint64)
-    length = np.zeros(count, np.int64)
-    run = -1
-    for i in range(a.size):
-        if i == 0 or a[i] != a[i - 1] or b[i] != b[i - 1]:
-            run += 1
-            first[run] = a[i]
-            second[run] = b[i]
-        length[run] += 1
-    return first, second, length
+        while 2 * (used + count) > len(table):
+            table = _double(table)
+        for k in range(count):
+            first, second = np.uint64(a[run]), np.uint64(b[run])
+            row = _row(table, first, second)
+            if table[row, 2] == 0:
+                table[row, 0] = first
+                table[row, 1] = second
+                used += 1
+            table[row, 2] += np.uint64(starts[k] - run)
+            run = starts[k]
+    return table[table[:, 2] != 0]
+
+
+@njit(cache=True, nogil=True)
+def _find_runs(a, b, low, marks, starts):
+    """Write where runs start among the voxels from `low` on, and return how many do."""
+    x, x_before = a[low : low + _PIECE], a[low - 1 : low - 1 + _PIECE]
+    y, y_before = b[low : low + _PIECE], b[low - 1 : low - 1 + _PIECE]
+    for k in range(x.size):  # slices that start at 0: only so does the compiler vectorise
+        marks[k] = (x[k] != x_before[k]) | (y[k] != y_before[k])
+    marks[x.size :] = 0
+    eights = marks.view(np.uint64)
+    count = 0
+    for i in range(eights.size):
+        if eights[i]:
+            for k in range(8 * i, 8 * i + 8):  # without a branch, which nobody could predict
+                starts[count] = low + k
+                count += marks[k]
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _row(table, first, second):
+    """Return the row of a pair, or the free row where it belongs."""
+    last = np.uint64(len(table) - 1)
+    mixed = (first * np.uint64(0x9E3779B97F4A7C15) + second) * np.uint64(0xD6E8FEB86659FD93)
+    row = (mixed >> np.uint64(32)) & last
+    while table[row, 2] != 0 and (table[row, 0] != first or table[row, 1] != second):
+        row = (row + np.uint64(1)) & last
+    return row
+
+
+@njit(cache=True, nogil=True)
+def _double(table):
+    larger = np.zeros((2 * len(table), 3), np.uint64)
+    for i in range(len(table)):
+        if table[i, 2] != 0:
+            larger[_row(larger, table[i, 0], table[i, 1])] = table[i]
+    return larger
