@@ -48,7 +48,7 @@ IMPORTABLE = {
 PACKAGES = {
     "numpy": {*IMPORTABLE} - {"books", "workflow"},
     "scipy": {"pure", "page"},
-    "numba": {"weights", "watershed", "distances", "forest", "stitching"}
+    "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
     | {"labels", "rand", "warping", "matching"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
