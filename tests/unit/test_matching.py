@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from gigaseg import matching
 from gigaseg.labels import contingency
 from gigaseg.matching import (
     CtcCounts,
@@ -82,3 +83,22 @@ def test_pixel_counts_pool_by_addition():
 def test_pixel_counts_refuse_different_shapes():
     with pytest.raises(ValueError, match=r"shape \(2,\), the map \(3,\)"):
         pixel_counts(np.zeros(2, bool), np.zeros(3, bool))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_large_groups_are_assigned_like_small_ones(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    pairs = table(*rng.integers(0, 25, (2, 400)))
+    thresholds = [0.01, 0.03, 0.05, 0.1]
+    densely = match_counts(pairs, thresholds)
+    monkeypatch.setattr(matching, "LARGEST_TABLE", 0)
+    for one, other in zip(densely, match_counts(pairs, thresholds), strict=True):
+        assert (one.tp, one.fp, one.fn) == (other.tp, other.fp, other.fn)
+        assert one.sum_iou == pytest.approx(other.sum_iou, rel=1e-12)
+
+
+def test_a_chain_of_objects_that_all_touch_is_matched():
+    count, length = 3000, 4  # the table of this group would have 9 million entries
+    truth = np.repeat(np.arange(1, count + 1), length)
+    (counts,) = match_counts(table(truth, np.roll(truth, 2)), [0.3])
+    assert counts == MatchCounts(count, 0, 0, pytest.approx(count / 3))

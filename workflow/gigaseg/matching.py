@@ -22,11 +22,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 from gigaseg.labels import BoolArray, Contingency
 
 Threshold = Literal["at_least", "above"]
+
+LARGEST_TABLE = 10**6  # pairs; a larger group of objects is assigned without a dense table
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,8 @@ def match_counts(
 
     Of all one-to-one assignments of pairs whose IoU meets the threshold, one with the most pairs
     is taken, and among these one with the largest sum of IoU. It is found per connected group of
-    candidate pairs, so the cost grows with the number of touching objects only.
+    candidate pairs, and from a table of these only while it is small: a million objects are no
+    trouble, even where low thresholds make one group of all.
 
     Parameters
     ----------
@@ -303,16 +306,32 @@ def _assign(
     """Return the IoU of the pairs of the best one-to-one assignment."""
     alone = (np.bincount(truth)[truth] == 1) & (np.bincount(segment)[segment] == 1)
     chosen = iou[alone].tolist()
-    for group in _groups(truth[~alone], segment[~alone]):
-        rows, row = np.unique(truth[~alone][group], return_inverse=True)
-        columns, column = np.unique(segment[~alone][group], return_inverse=True)
-        value = np.zeros((rows.size, columns.size))
-        value[row, column] = iou[~alone][group]
+    truth, segment, iou = truth[~alone], segment[~alone], iou[~alone]
+    for group in _groups(truth, segment):
+        rows, row = np.unique(truth[group], return_inverse=True)
+        columns, column = np.unique(segment[group], return_inverse=True)
+        value = coo_array((iou[group], (row, column)), shape=(rows.size, columns.size))
+        solve = _solve_densely if rows.size * columns.size <= LARGEST_TABLE else _solve_sparsely
         # A pair is worth 1, its IoU less than 1/2 over all pairs: number first, then sum.
-        gain = (value > 0) + value / (2 * min(value.shape))
-        best = value[linear_sum_assignment(gain, maximize=True)]
-        chosen += best[best > 0].tolist()
+        chosen += solve(value, 1 + value.data / (2 * min(value.shape)))
     return chosen
+
+
+def _solve_densely(value: coo_array, gain: npt.NDArray[np.float64]) -> list[float]:
+    table = coo_array((gain, value.coords), shape=value.shape).toarray()
+    best = value.toarray()[linear_sum_assignment(table, maximize=True)]
+    return best[best > 0].tolist()
+
+
+def _solve_sparsely(value: coo_array, gain: npt.NDArray[np.float64]) -> list[float]:
+    (row, column), (rows, columns) = value.coords, value.shape
+    # Every row has a column of its own that is worth nothing, so that all rows can be assigned.
+    own = np.arange(rows)
+    cost = np.concatenate([2 - gain, np.full(rows, 2.0)])  # at least 1/2: a zero is no edge
+    ends = np.concatenate([row, own]), np.concatenate([column, columns + own])
+    graph = coo_array((cost, ends), shape=(rows, columns + rows)).tocsr()
+    taken, by = min_weight_full_bipartite_matching(graph)
+    return value.tocsr()[taken[by < columns], by[by < columns]].tolist()
 
 
 def _groups(
