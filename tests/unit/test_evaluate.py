@@ -8,7 +8,7 @@ import pytest
 from gigaseg.fingerprints import canonical_json
 from gigaseg.labels import contingency
 from gigaseg.ledger import read_manifest, write_manifest
-from gigaseg.scores import add, average, score, tally_instances, tally_map
+from gigaseg.scores import FAMILIES, add, average, score, tally_instances, tally_map
 from gigaseg.stages import evaluate
 from gigaseg.volumes import commit_image, commit_labels, create_array
 
@@ -161,6 +161,39 @@ def test_objects_of_a_volume_are_matched_in_three_dimensions(tmp_path):
     _, table = lot.sample("plane", truth, probability, segments).run()
     assert value(table, "f1", 0.75, sample="volume") == 0
     assert value(table, "f1", 0.75, sample="plane") == 1
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_scores_do_not_depend_on_the_pieces_that_are_read(tmp_path, monkeypatch, objects, threads):
+    rng = np.random.default_rng(3)
+    truth, found = rng.integers(0, 12, (2, 2, 45, 70)).astype(np.uint32)
+    lot = Lot(tmp_path).sample(
+        "a", truth, np.zeros((1, 2, 45, 70), np.uint8), found, objects=objects
+    )
+    _, whole = lot.run(threads=threads)
+    monkeypatch.setattr(evaluate, "PIECE", 17)  # chunks are 16 px: pieces of 32
+    _, parts = lot.run(threads=threads)
+    pd.testing.assert_frame_equal(whole, parts)
+
+
+def test_without_thresholds_the_probability_map_is_not_read(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a plane was read")
+
+    lot = Lot(tmp_path).sample("a", *noisy(2))
+    _, full = lot.run()
+    monkeypatch.setattr(evaluate, "_plane", refuse)
+    manifest, table = lot.run(thresholds=[])
+    of_instances = ~full["metric"].isin(
+        [
+            m
+            for f in ("pixel", "v_rand", "v_info", "v_rand_pooled", "warping")
+            for m in FAMILIES[f].metrics
+        ]
+    )
+    pd.testing.assert_frame_equal(table, full[of_instances].reset_index(drop=True))
+    assert len(join(tmp_path, [manifest])) == 3 * len(table)
 
 
 def test_the_best_threshold_is_chosen_and_recorded(tmp_path):

@@ -113,7 +113,7 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (change(datasets={"cells": {}, "a" * 101: {}}), "has 101 characters, 100 are allowed"),
         (change(weights=None), "weights: null is not a section of keys"),
         (change(prediction={"tile": "large"}), "prediction.tile: 'large' is not allowed (network"),
-        (change(evaluation={"thresholds": []}), "evaluation.thresholds: [] has 0 entries"),
+        (change(evaluation={"iou_thresholds": []}), "evaluation.iou_thresholds: [] has 0 entries"),
         (change(datasets={"cells": {}, "a b": {}}), "datasets.a b: not safe as a file name"),
         (change(datasets={"cells": {}, "<script>x</script>": {}}), "not safe as a file name"),
         (change(datasets={"cells": {"spacing": [1, 2]}}), "[1, 2] has 2 entries, not 3"),

@@ -10,12 +10,14 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint, write_atomically, write_manifest
 from ..scores import Score, Tally, add, average, decode, score, tally_instances, tally_map
@@ -23,6 +25,8 @@ from ..volumes import Volume, open_volume
 from . import Row, read_entries, run_lot, share_threads, stamp
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr")
+
+PIECE = 2048  # px; what a thread reads at a time of truth and instances, 16 MB each
 
 COLUMNS = {
     "experiment": "str",
@@ -73,7 +77,7 @@ def run(
     code : str
         Digest of this stage's code.
     threads : int
-        Samples scored at once, then thresholds of each; they never change a value.
+        Samples scored at once, then pieces and thresholds of each; they never change a value.
     """
     images, maps, instances = read_entries(convert), read_entries(predict), read_entries(split)
     at_once, workers = share_threads(threads, len(settings["samples"]))
@@ -164,35 +168,55 @@ def tally_volume(
     *,
     workers: int = 1,
 ) -> Tally:
-    """Count everything the metrics need, reading one plane at a time.
+    """Count everything the metrics need.
 
-    Boundary-map metrics are defined in the plane; they are taken from the first channel (the
-    foreground, or the interior) and added over planes. Instance metrics treat every plane
-    (`objects` "plane") or the volume ("volume") as one problem.
+    Boundary-map metrics are defined in the plane: each plane is held in memory, and its counts are
+    added. They are taken from the first channel (the foreground, or the interior); without
+    thresholds there are none. Instance metrics treat every plane (`objects` "plane") or the volume
+    ("volume") as one problem of any size.
     """
-    tally: Tally = {}
-    tables: list[Contingency] = []
-    for z in range(truth.shape[0]):
-        plane = _plane(truth, z)
-        tables.append(contingency(plane, _plane(segments, z)))
-        on_map = tally_map(
-            plane,
+    planes = range(truth.shape[0] if evaluation["thresholds"] else 0)
+    on_map = (
+        tally_map(
+            _plane(truth, z),
             _plane(probability, z),
             thresholds=evaluation["thresholds"],
             radius=evaluation["warping_radius"],
             workers=workers,
         )
-        tally = add([tally, on_map])
-    problems = tables if objects == "plane" else [Contingency.total(tables)]
+        for z in planes
+    )
     on_instances = (
         tally_instances(
             table,
             iou_thresholds=evaluation["iou_thresholds"],
             iou_match=evaluation["iou_match"],
         )
-        for table in problems
+        for table in count_pairs(truth, segments, objects, workers=workers)
     )
-    return add([tally, *on_instances])
+    return add(chain(on_map, on_instances))
+
+
+def count_pairs(
+    truth: Volume, segments: Volume, objects: str, *, workers: int = 1
+) -> Iterator[Contingency]:
+    """Yield the contingency table of every problem: of each plane, or of the volume.
+
+    It is added up from pieces of `PIECE` px, so memory grows with the number of objects only, by
+    about 300 bytes each.
+    """
+
+    def count(window: Window) -> Contingency:
+        pair: list[Any] = [truth.array, segments.array]
+        return contingency(*(np.asarray(array[window.slices]) for array in pair))
+
+    # Whole chunks: those are decoded as a whole.
+    sides = [-(-PIECE // chunk) * chunk for chunk in truth.array.chunks[-2:]]
+    pieces = list(blocks(truth.shape, (1, *sides)))
+    planes = (list(group) for _, group in groupby(pieces, lambda window: window.start[0]))
+    with ThreadPoolExecutor(workers) as pool:
+        for problem in planes if objects == "plane" else [pieces]:
+            yield Contingency.total(pool.map(count, problem))
 
 
 def tabulate(
