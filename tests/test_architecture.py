@@ -21,12 +21,12 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
-    "classes curves distances faults forest instances intensity objects phantoms sampling scores "
-    "tiling",
+    "classes curves distances faces faults forest fragments instances intensity "
+    "objects phantoms sampling scores stitching tiling",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints benchmarks",
     "network": "unet runtime patches checkpoints training inference",
-    "blocks": "blockwise stitching",
+    "blocks": "blockwise",
     "stores": "volumes pyramids ome digests",
     "input": "readers sources tiffs truth lessons",
     "page": "figures views summaries comparison charts glossary page",
@@ -48,7 +48,7 @@ IMPORTABLE = {
 PACKAGES = {
     "numpy": {*IMPORTABLE} - {"books", "workflow"},
     "scipy": {"pure", "page"},
-    "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
+    "numba": {"weights", "watershed", "distances", "forest", "fragments", "stitching", "objects"}
     | {"labels", "rand", "warping", "matching"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
@@ -148,7 +148,7 @@ def test_imports_point_one_way(path):
 
 def test_the_table_names_modules_that_exist():
     named = {name for members in GROUPS.values() for name in members.split()}
-    assert named - {name_of(path) for path in MODULES} <= {"stitching"}
+    assert named - {name_of(path) for path in MODULES} == set()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

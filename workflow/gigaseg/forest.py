@@ -4,14 +4,22 @@ Arrays are planes (y, x) or volumes (z, y, x). Edges between face neighbours hav
 order of `gigaseg.watershed`: (higher level, lower level, raster index).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
+
+ALWAYS, NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+"""Levels from which on a basin stands alone: one with a seed, and one without."""
 
 _DIGIT = 11  # bits per pass of the radix sort: its 2048 counters stay in the fastest cache
 
 
 def find_basins(
-    levels: np.ndarray, mask: np.ndarray, seeds: np.ndarray | None = None
+    levels: np.ndarray,
+    mask: np.ndarray,
+    seeds: np.ndarray | None = None,
+    terminals: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Join each voxel to its lowest neighbour, unless that is higher, and each seed's voxels.
 
@@ -22,6 +30,8 @@ def find_basins(
         The voxels of the graph.
     seeds : ndarray of int, optional
         Positive on seeds, which are joined to no neighbour; only inside the mask.
+    terminals : ndarray of int, optional
+        Indices of voxels of the mask, in the flat array, that are joined to no neighbour either.
 
     Returns
     -------
@@ -34,6 +44,8 @@ def find_basins(
     if seeds is not None and seeds.any():
         names, rank = np.unique(seeds, return_inverse=True)
         _link_seeds(rank.ravel(), names, parent)
+    if terminals is not None:
+        parent[terminals] = np.where(parent[terminals] < 0, terminals, parent[terminals])
     space = as_volume(mask)
     _descend(as_volume(levels), space, parent.reshape(space.shape), parent)
     basin = np.full(mask.shape, -1, index)
@@ -67,17 +79,46 @@ def join_basins(
     anchor : ndarray of int64, shape (count,)
         Of the trees, at their representatives.
     """
+    borders, order = sorted_borders(levels, basin)
+    tree, anchor = np.arange(anchor.size, dtype=basin.dtype), anchor.copy()
+    kruskal(borders.ends, borders.high, order, anchor, tree)
+    return tree, anchor
+
+
+class Borders(NamedTuple):
+    """The edges between basins, in raster order.
+
+    Attributes
+    ----------
+    ends : ndarray of int, shape (2, edges)
+        The basins.
+    high, low : ndarray of int, shape (edges,)
+        Higher and lower level of the two voxels.
+    edge : ndarray of int64, shape (edges,)
+        Three times the first voxel's index in the flat array, plus 0, 1, 2 for x, y, z.
+    """
+
+    ends: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
+    edge: np.ndarray
+
+
+def sorted_borders(levels: np.ndarray, basin: np.ndarray) -> tuple[Borders, np.ndarray]:
+    """Return the edges between basins, and the order to take them in."""
     levels, basin = as_volume(levels), as_volume(basin)
     count = _count_borders(basin)
-    ends = np.empty((2, count), basin.dtype)
-    high, low = np.empty(count, levels.dtype), np.empty(count, levels.dtype)
-    _collect_borders(levels, basin, ends, high, low)
+    borders = Borders(
+        np.empty((2, count), basin.dtype),
+        np.empty(count, levels.dtype),
+        np.empty(count, levels.dtype),
+        np.empty(count, np.int64),
+    )
+    _collect_borders(levels, basin, *borders)
     order = np.arange(count, dtype=np.int64)
-    for key in (low, high):  # stable sorts, the last one decides; edges come in raster order
-        order = _sort_stably(key, order)
-    tree, anchor = np.arange(anchor.size, dtype=basin.dtype), anchor.copy()
-    _kruskal(ends, high, order, anchor, tree)
-    return tree, anchor
+    for key in (borders.low, borders.high):  # stable sorts of what is in raster order
+        order = sort_stably(key, order)
+    return borders, order
 
 
 def number_trees(basin: np.ndarray, tree: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -107,7 +148,8 @@ def as_volume(array: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _find(parent, i):
+def find(parent, i):
+    """Return the root of an element, and halve the way there."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -167,7 +209,7 @@ def _number_roots(parent, basin):
             count += 1
     for i in range(parent.size):
         if parent[i] >= 0:
-            basin[i] = basin[_find(parent, i)]
+            basin[i] = basin[find(parent, i)]
     return count
 
 
@@ -197,7 +239,7 @@ def _count_borders(basin):
 
 
 @njit(cache=True, nogil=True)
-def _collect_borders(levels, basin, ends, high, low):
+def _collect_borders(levels, basin, ends, high, low, edge):
     """List the edges between basins in raster order."""
     depth, height, width = basin.shape
     k = 0
@@ -211,13 +253,14 @@ def _collect_borders(levels, basin, ends, high, low):
                     if z + dz < depth and y + dy < height and x + dx < width:
                         b = basin[z + dz, y + dy, x + dx]
                         if b >= 0 and b != a:
+                            edge[k] = 3 * ((z * height + y) * width + x) + 2 * dz + dy
                             p, q = levels[z, y, x], levels[z + dz, y + dy, x + dx]
                             ends[0, k], ends[1, k] = a, b
                             high[k], low[k] = max(p, q), min(p, q)
                             k += 1
 
 
-def _sort_stably(key: np.ndarray, order: np.ndarray) -> np.ndarray:
+def sort_stably(key: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Sort positions by integer keys; equal keys keep their order."""
     if key.size == 0:
         return order
@@ -243,9 +286,10 @@ def _sort_digit(key, least, shift, order):
 
 
 @njit(cache=True, nogil=True)
-def _kruskal(ends, high, order, anchor, parent):
+def kruskal(ends, high, order, anchor, parent):
+    """Join `ends` in `order` unless both stand alone at `high`; changes `anchor` and `parent`."""
     for k in order:
-        a, b = _find(parent, ends[0, k]), _find(parent, ends[1, k])
+        a, b = find(parent, ends[0, k]), find(parent, ends[1, k])
         if a == b or (anchor[a] <= high[k] and anchor[b] <= high[k]):
             continue
         parent[b] = a
@@ -259,7 +303,7 @@ def _rank_by_first_voxel(basin, parent, kept, labels):
     for i in range(basin.size):
         if basin[i] < 0:
             continue
-        root = _find(parent, basin[i])
+        root = find(parent, basin[i])
         if kept[root]:
             if rank[root] == 0:
                 count += 1

@@ -26,10 +26,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gigaseg.distances import integer_spacing, squared_distance
-from gigaseg.forest import bottoms, find_basins, join_basins, number_trees
-
-ALWAYS, NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-"""Levels from which on a basin stands alone: one with a seed, and one without."""
+from gigaseg.forest import ALWAYS, NEVER, bottoms, find_basins, join_basins, number_trees
 
 
 def seeded_watershed(levels: np.ndarray, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:

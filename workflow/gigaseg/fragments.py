@@ -1,0 +1,319 @@
+"""Fragments: what one block of a larger volume knows about its instances, exactly.
+
+A *fragment* is a set of voxels of the block that are one instance for certain, whatever lies
+beyond. It is *closed* if nothing beyond can change it, and else a *node* of the graph that
+`gigaseg.stitching.solve` solves for the whole volume. The definition is that of
+`gigaseg.watershed`; this is what may be decided block by block:
+
+- A voxel on a face could be claimed from beyond, so it is a node, its own fragment from the start.
+  Any other voxel is joined to its lowest neighbour, as in `gigaseg.forest.find_basins`.
+- The edges of the block are taken in order, by two forests. The *coarse* forest joins as if the
+  block were all there is, and an edge that it refuses is refused in the volume too: if its ends
+  are connected by earlier edges, then in the volume they are one tree, or belong to two trees that
+  both stand alone.
+- The *fine* forest joins what is certain. Two closed sets are joined. A closed set that does not
+  stand alone yet joins the open one: this is its lowest way out. If it does stand alone, only the
+  whole volume can tell whether the other does, so it becomes a node and the edge is exported; so
+  is an edge between two nodes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numba import njit
+
+from gigaseg.faces import (
+    Face,
+    face_window,
+    inner_faces,
+    pack,
+    plane_of,
+    raster_index,
+    unpack,
+)
+from gigaseg.forest import ALWAYS, NEVER, Borders, bottoms, find, find_basins, sorted_borders
+from gigaseg.geometry import Window
+from gigaseg.labels import components
+
+
+@dataclass(frozen=True)
+class FaceVoxels:
+    """The voxels of a block on one inner face.
+
+    Attributes
+    ----------
+    node : ndarray of int32
+        Node of each voxel, -1 outside the mask.
+    level : ndarray of int64
+    seed : ndarray of bool
+    """
+
+    node: np.ndarray
+    level: np.ndarray
+    seed: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """What the volume has to know about the fragments of one block.
+
+    Attributes
+    ----------
+    window : Window
+        The block.
+    shape : tuple of int
+        Of the volume.
+    first : ndarray of int64, shape (fragments,)
+        Raster index in the volume of the first voxel of fragment 1, 2, ...
+    node : ndarray of int32, shape (fragments,)
+        Node that the fragment is, -1 if it is closed.
+    kept : ndarray of bool, shape (fragments,)
+        Whether a closed fragment is an instance.
+    anchor : ndarray of int64, shape (nodes,)
+        Level from which on the node stands alone.
+    ends : ndarray of int32, shape (2, edges)
+        Nodes that an exported edge connects.
+    high, low, edge : ndarray of int64, shape (edges,)
+        Its place in the order: higher and lower level, raster index of the edge in the volume.
+    faces : mapping of Face to FaceVoxels
+        For every inner face.
+    seeded : bool
+        Whether instances need a seed, that is an anchor ALWAYS.
+    """
+
+    window: Window
+    shape: tuple[int, ...]
+    first: np.ndarray
+    node: np.ndarray
+    kept: np.ndarray
+    anchor: np.ndarray
+    ends: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
+    edge: np.ndarray
+    faces: Mapping[Face, FaceVoxels]
+    seeded: bool
+
+    def to_bytes(self) -> bytes:
+        """Return everything as one .npz file."""
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays["box"] = np.array([self.window.start, self.window.stop, self.shape])
+        arrays["seeded"] = np.array(self.seeded)
+        for (axis, end), voxels in self.faces.items():
+            arrays |= {f"{name}-{axis}-{end}": plane for name, plane in vars(voxels).items()}
+        return pack(arrays)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Fragments":
+        """Read what `to_bytes` returned; ValueError if that is torn."""
+        arrays = unpack(content)
+        start, stop, shape = (tuple(corner) for corner in arrays["box"].tolist())
+        window = Window(start, stop)
+        faces = {
+            (axis, end): FaceVoxels(
+                *(arrays[f"{field.name}-{axis}-{end}"] for field in fields(FaceVoxels))
+            )
+            for axis, end in inner_faces(window, shape)
+        }
+        values = {name: arrays[name] for name in _ARRAYS}
+        return cls(window=window, shape=shape, faces=faces, seeded=bool(arrays["seeded"]), **values)
+
+
+_ARRAYS = ("first", "node", "kept", "anchor", "ends", "high", "low", "edge")
+
+
+def flood_block(
+    levels: np.ndarray,
+    mask: np.ndarray,
+    window: Window,
+    shape: Sequence[int],
+    *,
+    pass_level: Callable[[np.ndarray], np.ndarray] | None = None,
+    seeds: np.ndarray | None = None,
+) -> tuple[np.ndarray, Fragments]:
+    """Find the fragments of one block.
+
+    With `gigaseg.stitching.solve`, the same instances as on the whole volume by
+    `dynamics_watershed` if `pass_level` is given, by `seeded_watershed` if `seeds` are, and else
+    by `components` of the mask.
+
+    Parameters
+    ----------
+    levels : ndarray of int, shape of the block
+        Flooded from low to high.
+    mask : ndarray of bool, same shape
+        Where instances may be.
+    window : Window
+        The block in the volume, of two or three axes. Blocks are the cells of one grid.
+    shape : sequence of int
+        Of the volume: of one plane, if each plane is a problem of its own.
+    pass_level : callable, optional
+        As for `dynamics_watershed`.
+    seeds : ndarray of bool, optional
+        Every connected component of these voxels (within the mask) is a seed.
+
+    Returns
+    -------
+    labels : ndarray of uint32, shape of the block
+        Fragments from 1, in raster order of their first voxels; 0 outside the mask.
+    fragments : Fragments
+
+    Raises
+    ------
+    ValueError
+        If an array does not have the shape of the block, or both `pass_level` and `seeds` are
+        given.
+
+    Examples
+    --------
+    >>> levels, mask = np.array([[1, 2, 9, 3, 1]]), np.ones((1, 5), bool)
+    >>> labels, fragments = flood_block(levels, mask, Window((0, 0), (1, 5)), (1, 9),
+    ...                                 pass_level=lambda bottom: bottom + 8)
+    >>> labels.tolist(), fragments.node.tolist()
+    ([[1, 1, 1, 2, 2]], [-1, 0])
+    """
+    _check(levels, mask, window, pass_level, seeds)
+    faces = inner_faces(window, shape)
+    marked = np.zeros_like(mask) if seeds is None else seeds & mask
+    terminals = _outermost(mask, faces)
+    named = None if seeds is None else components(marked, objects="volume")
+    basin, count = find_basins(levels, mask, named, terminals)
+    anchor = _anchors(levels, basin, count, pass_level)
+    anchor[basin[marked]] = ALWAYS
+    is_node = np.zeros(count, bool)
+    is_node[basin.ravel()[terminals]] = True
+    borders, order = sorted_borders(levels, basin)
+    tree, exported = _two_forests(borders.ends, borders.high, order, anchor, is_node)
+    labels, first, root = _number(basin, tree)
+    node = np.full(count, -1, np.int32)
+    nodes = root[is_node[root]]
+    node[nodes] = np.arange(nodes.size)
+    node = node[tree]
+    edges = Borders(*(column[..., exported] for column in borders))
+    return labels, Fragments(
+        window=window,
+        shape=tuple(shape),
+        first=_in_volume(first, window, shape),
+        node=node[root],
+        kept=(node[root] < 0) & (seeds is None or anchor[root] == ALWAYS),
+        anchor=anchor[nodes],
+        ends=node[edges.ends],
+        high=edges.high.astype(np.int64),
+        low=edges.low.astype(np.int64),
+        edge=3 * _in_volume(edges.edge // 3, window, shape) + edges.edge % 3,
+        faces={
+            face: FaceVoxels(
+                _lookup(node, plane_of(basin, face)),
+                plane_of(levels, face).astype(np.int64),
+                plane_of(marked, face).copy(),
+            )
+            for face in faces
+        },
+        seeded=seeds is not None,
+    )
+
+
+def _check(
+    levels: np.ndarray,
+    mask: np.ndarray,
+    window: Window,
+    pass_level: Callable[[np.ndarray], np.ndarray] | None,
+    seeds: np.ndarray | None,
+) -> None:
+    if pass_level is not None and seeds is not None:
+        raise ValueError("instances start from minima or from seeds: give pass_level or seeds")
+    for name, array in (("levels", levels), ("mask", mask), ("seeds", seeds)):
+        if array is not None and array.shape != window.shape:
+            raise ValueError(
+                f"{name} have shape {array.shape}, the block {window} has {window.shape}: read "
+                f"them from this window"
+            )
+
+
+def _outermost(mask: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+    """Return the flat indices of the voxels of the mask on faces; those on edges come twice."""
+    whole = Window.whole(mask.shape)
+    planes = [raster_index(face_window(whole, face), mask.shape).ravel() for face in faces]
+    index = np.concatenate([np.empty(0, np.int64), *planes])
+    return index[mask.ravel()[index]]
+
+
+def _anchors(
+    levels: np.ndarray,
+    basin: np.ndarray,
+    count: int,
+    pass_level: Callable[[np.ndarray], np.ndarray] | None,
+) -> np.ndarray:
+    if pass_level is None:
+        return np.full(count, NEVER)
+    bottom = bottoms(levels, basin, count)
+    return np.maximum(pass_level(bottom), bottom + 1)
+
+
+def _in_volume(index: np.ndarray, window: Window, shape: Sequence[int]) -> np.ndarray:
+    """Turn flat indices within a block into raster indices within the volume."""
+    places = np.unravel_index(index, window.shape)
+    moved = tuple(p + a for p, a in zip(places, window.start, strict=True))
+    result = np.zeros(index.shape, np.int64)
+    for place, extent in zip(moved, shape, strict=True):
+        result = result * extent + place
+    return result
+
+
+def _lookup(table: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return ``table[index]``, and -1 where the index is negative."""
+    if table.size == 0:
+        return np.full(index.shape, -1, table.dtype)
+    return np.where(index < 0, table.dtype.type(-1), table[index])
+
+
+@njit(cache=True, nogil=True)
+def _two_forests(ends, high, order, anchor, is_node):
+    """Join what is certain, and list what is not.
+
+    Returns the root of each basin in the fine forest and the positions of the exported edges, in
+    their order. `anchor` and `is_node` then hold at the roots.
+    """
+    fine, coarse = np.arange(anchor.size), np.arange(anchor.size)
+    lower = anchor.copy()
+    exported, count = np.empty(order.size, np.int64), 0
+    for k in order:
+        a, b = find(coarse, ends[0, k]), find(coarse, ends[1, k])
+        if a == b or (lower[a] <= high[k] and lower[b] <= high[k]):
+            continue
+        coarse[b] = a
+        lower[a] = min(lower[a], lower[b])
+        p, q = find(fine, ends[0, k]), find(fine, ends[1, k])
+        if is_node[p]:
+            p, q = q, p
+        if is_node[p] or (is_node[q] and anchor[p] <= high[k]):
+            is_node[p] = True
+            exported[count] = k
+            count += 1
+        else:
+            fine[p] = q
+            anchor[q] = min(anchor[q], anchor[p])
+    for i in range(fine.size):
+        fine[i] = find(fine, i)
+    return fine, exported[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _number(basin, tree):
+    """Number trees by their first voxels; return labels, first voxels and roots of 1, 2, ..."""
+    rank = np.zeros(tree.size, np.uint32)
+    first, root = np.empty(tree.size, np.int64), np.empty(tree.size, np.int64)
+    labels = np.zeros(basin.shape, np.uint32)
+    flat_basin, flat_labels = basin.ravel(), labels.ravel()
+    count = 0
+    for i in range(flat_basin.size):
+        if flat_basin[i] < 0:
+            continue
+        k = tree[flat_basin[i]]
+        if rank[k] == 0:
+            first[count], root[count] = i, k
+            count += 1
+            rank[k] = count
+        flat_labels[i] = rank[k]
+    return labels, first[:count].copy(), root[:count].copy()
