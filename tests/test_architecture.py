@@ -22,15 +22,15 @@ GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest fragments instances intensity "
-    "objects phantoms sampling scores stitching tiling",
+    "levels mosaics objects phantoms sampling scores stitching tiling",
     # what was done, by whom, from what; nothing beyond the standard library
-    "books": "ledger lease fingerprints benchmarks",
-    "network": "unet runtime patches checkpoints training inference",
+    "books": "ledger lease fingerprints disk benchmarks",
+    "network": "unet runtime lanes patches checkpoints training inference",
     "blocks": "blockwise",
     "stores": "volumes pyramids ome digests",
     "input": "readers sources tiffs truth lessons",
     "page": "figures views summaries comparison charts glossary page",
-    "workflow": "settings schema samples plan provenance logs lock",
+    "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {
     "pure": {"pure"},

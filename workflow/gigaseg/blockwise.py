@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import dask
 import numpy as np
 
+from .disk import writing
 from .geometry import Window, blocks, read_mirrored
 from .ledger import clear_block
 
@@ -21,7 +24,10 @@ class Ledger(Protocol):
 
     checksums: dict[str, str | None]
 
-    def record(self, block: str, checksum: str | None = None) -> None:
+    def check(self) -> None:
+        """Raise RuntimeError if this process may not write any more."""
+
+    def record(self, block: str, checksum: str | None = None, voxels: int = 0) -> None:
         """Note that a block is finished."""
 
 
@@ -147,12 +153,15 @@ class _Task:
         results = self._compute(window)
         key = block_key(window)
         checksum = zlib.crc32(key.encode())  # so that an entry proves its own block and no other
+        if self.ledger is not None:
+            self.ledger.check()
         for target, result in zip(self.targets, results, strict=True):
-            clear_block(target, window.slices)
-            target[(..., *window.slices)] = result
+            with writing(_place(target)):
+                clear_block(target, window.slices)
+                target[(..., *window.slices)] = result
             checksum = _checksum(result, checksum)
         if self.ledger is not None:
-            self.ledger.record(key, f"{checksum:08x}")
+            self.ledger.record(key, f"{checksum:08x}", prod(window.shape))
 
     def _compute(self, window: Window) -> list[np.ndarray]:
         """Read, apply the function, check what it returned, and crop it to the block."""
@@ -189,6 +198,11 @@ class _Task:
                 return False  # a torn shard does not decode: the block is done again
             checksum = _checksum(values, checksum)
         return f"{checksum:08x}" == self.ledger.checksums[key]
+
+
+def _place(target: Any) -> Path:
+    """Say where a target is, for messages."""
+    return Path(str(getattr(target, "store_path", "memory")).removeprefix("file://"))
 
 
 def _checksum(values: np.ndarray, before: int) -> int:

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -65,8 +64,11 @@ class Lease:
         self._stop.set()
         if self._beat is not None:
             self._beat.join()
-        if self.held:
-            self.path.unlink()
+        try:
+            if self.held:
+                self.path.unlink()
+        except OSError as problem:  # others see that this process is dead, or silent
+            logger.warning("%s cannot be given back: %s", self.path.parent, problem)
 
     def wait(self) -> None:
         """Return as soon as nobody alive holds the lease; it is not taken."""
@@ -90,13 +92,14 @@ class Lease:
     def _create(self) -> bool:
         """Create the file with its content in one step; False if there is one already."""
         mine = self.path.with_name(f"{self.path.name}.{self.token}")
-        mine.write_text(json.dumps({"token": self.token, "pid": os.getpid(), "host": _machine()}))
+        owner = {"token": self.token, "pid": os.getpid(), "host": _machine()}
         try:
+            mine.write_text(json.dumps(owner))
             os.link(mine, self.path)
         except FileExistsError:
             return False
         finally:
-            mine.unlink()
+            mine.unlink(missing_ok=True)
         return True
 
     def _wait(self) -> None:
@@ -131,8 +134,10 @@ class Lease:
 
     def _touch(self) -> None:
         while not self._stop.wait(HEARTBEAT) and self.held:
-            with suppress(FileNotFoundError):  # taken over this very moment: `check` will tell
+            try:
                 os.utime(self.path)
+            except OSError as problem:  # taken over this very moment: `check` will tell
+                logger.warning("no sign of life in %s: %s", self.path.parent, problem)
 
 
 def _read(path: Path) -> tuple[dict, int] | None:

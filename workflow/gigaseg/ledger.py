@@ -1,5 +1,6 @@
 """What is done, by whom, and from what: manifests, block ledgers, stores under construction."""
 
+import fcntl
 import json
 import logging
 import os
@@ -11,17 +12,21 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import singledispatch
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
+from weakref import WeakSet
 
+from .disk import writing
 from .fingerprints import canonical_json, digest, file_identity, fingerprint
 from .lease import Lease
 
 __all__ = [
     "BlockLedger",
     "Construction",
+    "abandon",
     "canonical_json",
     "clear_block",
     "digest",
@@ -35,26 +40,51 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_open: WeakSet["Construction"] = WeakSet()  # stores that this process is working on
+
+PATIENCE = 1.0  # seconds to wait for a record in hand before the process ends
 BOOKS = ".gigaseg"  # folder of a store that holds its bookkeeping
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file so that, whenever the process dies, the old or the new content is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """Write a file so that, whenever the process dies, the old or the new content is there.
+
+    Raises
+    ------
+    DiskError
+        If it cannot be written.
+    """
+    # One name, so that the next try overwrites what a killed process left.
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(temporary) as file:
+            try:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink()
+                raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for nobody else to write, empty; a lock ends with the process that has it."""
+    while True:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Whoever had the lock has moved the file to its place: it must not be touched there.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                yield file
+                return
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -110,8 +140,10 @@ class BlockLedger:
     def __init__(self, folder: Path, name: str, lease: Lease | None = None) -> None:
         self._lease = lease
         self._lock = threading.Lock()
-        folder.mkdir(parents=True, exist_ok=True)
-        self.recorded = 0
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.name = name
+        self.recorded = self.voxels = 0
         self.checksums = _read_entries(folder.glob(f"{name}.*.jsonl"))
         self._path = folder / f"{name}.{uuid.uuid4().hex}.jsonl"
 
@@ -120,7 +152,12 @@ class BlockLedger:
         """Keys of the blocks that are recorded as finished."""
         return set(self.checksums)
 
-    def record(self, block: str, checksum: str | None = None) -> None:
+    def check(self) -> None:
+        """Raise RuntimeError if another process has taken the store over."""
+        if self._lease is not None:
+            self._lease.check()
+
+    def record(self, block: str, checksum: str | None = None, voxels: int = 0) -> None:
         """Note that a block is finished; call it after its shards were written.
 
         Parameters
@@ -129,14 +166,21 @@ class BlockLedger:
             Key of the block.
         checksum : str, optional
             Of the block's values, with which a later run can verify them.
+        voxels : int
+            Size of the block; how fast the work went is told from it.
         """
         entry = {"block": block, "checksum": checksum}
         with self._lock:
-            if self._lease is not None:
-                self._lease.check()
-            _append(self._path, entry)
+            self.check()
+            with writing(self._path):
+                _append(self._path, entry)
             self.checksums[block] = checksum
             self.recorded += 1
+            self.voxels += voxels
+
+    def close(self) -> None:
+        """Let nobody record anything any more: this process is about to end."""
+        self._lock.acquire(timeout=PATIENCE)
 
 
 def _read_entries(files: Iterable[Path]) -> dict[str, str | None]:
@@ -205,22 +249,24 @@ class Construction:
         self._books = self.path / BOOKS
         self._ledgers: list[BlockLedger] = []
         self._lease = Lease(self._books / f"lease{self._suffix}.json")
-        self._start = 0.0
+        self._closing = threading.RLock()
+        self._start: float | None = None
 
     def __enter__(self) -> "Construction":
         self.committed = self._is_finished()
         if self.committed:
             return self
         self._refuse_foreign_folder()
-        if self.part is None:
-            self._books.mkdir(parents=True, exist_ok=True)
-        elif not self._books.is_dir():
+        if self.part is not None and not self._books.is_dir():
             raise self._unopened()
-        self._acquire()
+        _open.add(self)
         try:
-            self._prepare()
-        except BaseException:
-            self._lease.release()
+            with writing(self.path):
+                self._books.mkdir(parents=True, exist_ok=True)
+                self._acquire()
+                self._prepare()
+        except BaseException as error:
+            self.close(type(error).__name__)
             raise
         return self
 
@@ -230,10 +276,31 @@ class Construction:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._start:
-            outcome = "done" if kind is None else f"{kind.__name__}: {error}"
-            self._note("end", seconds=round(time.time() - self._start, 3), outcome=outcome)
-        self._lease.release()
+        self.close("done" if kind is None else f"{kind.__name__}: {error}")
+
+    def close(self, outcome: str) -> None:
+        """Note the end of this attempt and give the store back; a second call does nothing.
+
+        Parameters
+        ----------
+        outcome : str
+            ``done``, or what went wrong.
+        """
+        with self._closing:
+            _open.discard(self)
+            if self._start is not None:
+                seconds, self._start = time.time() - self._start, None
+                try:
+                    self._note("end", seconds=round(seconds, 3), outcome=outcome)
+                except OSError as problem:  # a full disk, perhaps the very reason of this end
+                    logger.warning("the end of the work on %s is not noted: %s", self.path, problem)
+            self._lease.release()
+
+    def abandon(self, outcome: str) -> None:
+        """Close the store while blocks are still in hand: what they write is not recorded."""
+        for ledger in self._ledgers:
+            ledger.close()
+        self.close(outcome)
 
     def ledger(self, name: str) -> BlockLedger:
         """Open the ledger of one kind of work in this store."""
@@ -314,8 +381,9 @@ class Construction:
             write_atomically(
                 self._books / "fingerprint.json", canonical_json(self.fingerprint, indent=1)
             )
-        self._start = time.time()
+        start = time.time()
         self._note("start", reason=reason)
+        self._start = start
 
     def _wipe(self) -> None:
         """Delete everything but the lease and the history, the mark of being finished first."""
@@ -330,18 +398,31 @@ class Construction:
                 item.unlink()
 
     def _note(self, event: str, **facts: Any) -> None:
-        blocks = sum(ledger.recorded for ledger in self._ledgers)
         line = {
             "attempt": self._lease.token,
             "event": event,
             "time": round(time.time(), 3),
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "blocks": blocks,
+            "blocks": sum(ledger.recorded for ledger in self._ledgers),
+            "voxels": sum(ledger.voxels for ledger in self._ledgers),
+            "passes": {ledger.name: ledger.voxels for ledger in self._ledgers},
             "peak_memory_mb": _peak_memory_mb(),
             **facts,
         }
         _append(self._books / f"attempts{self._suffix}.jsonl", line)
+
+
+def abandon(outcome: str) -> None:
+    """Close the books of every store in hand, from any thread, because this process ends now.
+
+    Parameters
+    ----------
+    outcome : str
+        What the attempts end with.
+    """
+    for construction in list(_open):
+        construction.abandon(outcome)
 
 
 def read_attempts(path: Path) -> list[dict[str, Any]]:
@@ -357,7 +438,8 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
     list of dict
         ``event`` is ``start`` (with ``reason``), ``note`` or ``end`` (with ``seconds`` and
         ``outcome``; a killed attempt has none). Each has ``attempt``, ``time`` (seconds since
-        1970), ``host``, ``pid``, ``blocks`` done so far and ``peak_memory_mb``.
+        1970), ``host``, ``pid``, ``peak_memory_mb`` and what the attempt has done so far:
+        ``blocks``, ``voxels`` and ``passes``, the voxels by kind of work.
     """
     lines = [line for file in path.glob(f"{BOOKS}/attempts*.jsonl") for line in _read_lines(file)]
     timed = (line for line in lines if isinstance(line.get("time"), int | float))

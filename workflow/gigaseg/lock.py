@@ -5,6 +5,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from .disk import writing
+
 
 def hold(folder: Path) -> int:
     """Lock a folder for this process until it ends, however it ends.
@@ -26,11 +28,12 @@ def hold(folder: Path) -> int:
     BlockingIOError
         If another process holds the folder.
     OSError
-        If the file system knows no locks.
+        If the folder cannot be written, or its file system knows no locks.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from .disk import writing
+from .termination import install
+
 DETAILED = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LIBRARY = __package__ or "gigaseg"
 
@@ -13,7 +16,8 @@ def start(path: str | Path, job: str) -> None:
     """Send this process's messages to a log file, and end with one clear line if it fails.
 
     The file receives all messages from level INFO on and the traceback of an error; stderr shows
-    the library's own warnings and errors, after the name of the job.
+    the library's own warnings and errors, after the name of the job. From here on, the process ends
+    in order when it is told to: see `gigaseg.termination`.
 
     Parameters
     ----------
@@ -21,18 +25,27 @@ def start(path: str | Path, job: str) -> None:
         The log file; made anew.
     job : str
         Name of the job, such as ``convert nuclei-0000``.
+
+    Raises
+    ------
+    DiskError
+        If the log cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path, mode="w", encoding="utf-8")
-    file.setFormatter(logging.Formatter(DETAILED))
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.WARNING)
     console.addFilter(logging.Filter(LIBRARY))
     console.setFormatter(logging.Formatter(f"{job.replace('%', '%%')}: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[file, console], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[console], force=True)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # on a full disk, what fails says so; the log need not
     sys.excepthook = _Ending(path, job)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+    file.setFormatter(logging.Formatter(DETAILED))
+    logging.getLogger().addHandler(file)
+    install(job)
 
 
 class _Ending:

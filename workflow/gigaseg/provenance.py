@@ -17,7 +17,8 @@ SCRIPTS = PACKAGE.parent / "scripts"
 # Modules that cannot change a result: what they do is said in a job's settings already, or it is
 # only printed.
 INERT = frozenset(
-    f"gigaseg.{name}" for name in ("lock", "logs", "provenance", "schema", "settings")
+    f"gigaseg.{name}"
+    for name in ("lock", "logs", "provenance", "schema", "settings", "termination")
 )
 
 # Fields of the syntax tree that only some versions of Python have, or that say nothing about what
