@@ -2,6 +2,11 @@
 
 They are made to be a fair task: nuclei touch and differ in brightness, so that no threshold
 separates them; membranes are faint in places, and organelles are as dark as they.
+
+Planes of nuclei wider or higher than `LARGEST_FIELD` px are a mosaic of a few fields, each drawn
+once, and turned and flipped at random. They are put together as they are read, so that a plane of
+any size takes the memory of its fields, and hardly more time than these and compressing the file.
+Seams between fields cut nuclei; they lie off the grids that work is cut by.
 """
 
 import hashlib
@@ -13,8 +18,14 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from .mosaics import Mosaic
+
 Kind = Literal["nuclei", "membranes"]
+NUCLEI_SPACING = (1.0, 0.325, 0.325)  # µm along z, y, x
 MARGIN = 40  # px around the image in which nuclei are drawn too, so that its edges cut some
+LARGEST_FIELD = 4096  # px; nuclei on larger planes are drawn as a mosaic
+MOSAIC_FIELD = 2000  # px; no multiple of a power of two, as the sizes of tiles and blocks are
+MOSAIC_FIELDS = 8  # distinct ones; each has eight symmetries
 
 
 @dataclass(frozen=True)
@@ -23,15 +34,16 @@ class Phantom:
 
     Attributes
     ----------
-    image : ndarray of uint16 (nuclei) or uint8 (membranes), shape (z, y, x)
-    labels : ndarray, shape (z, y, x)
+    image : array-like of uint16 (nuclei) or uint8 (membranes), shape (z, y, x)
+        An ndarray, or a `gigaseg.mosaics.Mosaic` of a large plane.
+    labels : array-like, shape (z, y, x)
         Nuclei: instance ids, uint16 or uint32. Membranes: 255 in cells, 0 on membranes, uint8.
     spacing : tuple of float
         Size of a voxel along z, y, x in micrometres.
     """
 
-    image: np.ndarray
-    labels: np.ndarray
+    image: np.ndarray | Mosaic
+    labels: np.ndarray | Mosaic
     spacing: tuple[float, float, float]
 
 
@@ -61,10 +73,10 @@ def draw(kind: Kind, shape: Sequence[int], *, seed: int, name: str) -> Phantom:
     >>> sample.image.dtype, sample.labels.shape
     (dtype('uint16'), (1, 96, 96))
     """
+    depth, height, width = shape
     drawers = {"nuclei": _draw_nuclei, "membranes": _draw_membranes}
     if kind not in drawers:
         raise ValueError(f"there is no phantom of kind {kind!r}: choose one of {sorted(drawers)}")
-    depth, height, width = shape
     if kind == "nuclei" and depth != 1:
         raise ValueError(f"nuclei are drawn on one plane, not {depth}: use shape [1, y, x]")
     key = hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -113,12 +125,33 @@ class _Nucleus:
 
 
 def _draw_nuclei(rng: np.random.Generator, shape: tuple[int, int, int]) -> Phantom:
-    canvas = (shape[1] + 2 * MARGIN, shape[2] + 2 * MARGIN)
+    if max(shape) > LARGEST_FIELD:
+        return _draw_mosaic(rng, shape)
+    image, labels = _draw_field(rng, shape[1:])
+    return Phantom(image[np.newaxis], labels[np.newaxis], NUCLEI_SPACING)
+
+
+def _draw_mosaic(rng: np.random.Generator, shape: tuple[int, int, int]) -> Phantom:
+    side = MOSAIC_FIELD
+    images, labels = zip(
+        *(_draw_field(each, (side, side)) for each in rng.spawn(MOSAIC_FIELDS)), strict=True
+    )
+    places = [-(-n // side) for n in shape[1:]]
+    layout = rng.integers((MOSAIC_FIELDS, 8), size=(*places, 2))
+    counts = np.array([field.max() for field in labels], np.uint32)[layout[..., 0]]
+    offsets = (counts.cumsum(dtype=np.uint32) - counts.ravel()).reshape(places)
+    return Phantom(
+        Mosaic(shape, images, layout), Mosaic(shape, labels, layout, offsets), NUCLEI_SPACING
+    )
+
+
+def _draw_field(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one plane of nuclei; return image and labels."""
+    canvas = (shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN)
     labels, signal = _place_nuclei(rng, canvas)
     inside = (slice(MARGIN, -MARGIN),) * 2
     labels = _keep_visible(np.ascontiguousarray(labels[inside]))
-    image = _photograph(rng, np.ascontiguousarray(signal[inside]))
-    return Phantom(image[np.newaxis], labels[np.newaxis], (1.0, 0.325, 0.325))
+    return _photograph(rng, np.ascontiguousarray(signal[inside])), labels
 
 
 def _place_nuclei(

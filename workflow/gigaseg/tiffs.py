@@ -4,6 +4,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ DAMAGE = (
     AssertionError,
     TypeError,
 )
+CLASSIC = 2**32 - 2**25  # bytes of voxels from which on a file is a BigTIFF
+WRITTEN_AT_ONCE = 2**25  # bytes compressed together, by several threads
 LARGEST_SEGMENT = 2**31  # bytes; a compressed tile or strip is decoded as a whole
 RESOLUTION_UNITS = {3: 1e4}  # centimetres; inches are for printers (72 dpi says nothing)
 
@@ -40,15 +43,18 @@ def open_tiff(path: Path) -> Source:
         raise
 
 
-def write_tiff(path: Path, data: np.ndarray, spacing: Spacing, *, tile: int | None = None) -> None:
+def write_tiff(path: Path, data: Any, spacing: Spacing, *, tile: int | None = None) -> None:
     """Write planes as an ordinary TIFF file: OME-TIFF, compressed, with its spacing.
+
+    The file has its name once it is whole.
 
     Parameters
     ----------
     path : Path
         File to write.
-    data : ndarray, shape (z, y, x)
-        Planes.
+    data : array-like, shape (z, y, x)
+        Planes; what has ``shape``, ``dtype`` and windows, such as `gigaseg.mosaics.Mosaic`, is
+        read, if in tiles, by rows of these, so that it need not fit in memory.
     spacing : tuple of float
         Size of a voxel along z, y, x in micrometres.
     tile : int, optional
@@ -57,16 +63,29 @@ def write_tiff(path: Path, data: np.ndarray, spacing: Spacing, *, tile: int | No
     metadata: dict[str, Any] = {"axes": "ZYX"}
     for axis, size in zip("ZYX", spacing, strict=True):
         metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    unfinished = path.with_name(f"{path.name}.unfinished")
     tifffile.imwrite(
-        path,
-        data,
+        unfinished,
+        data if tile is None else _tiles(data, tile),
+        shape=data.shape,
+        dtype=data.dtype,
+        bigtiff=math.prod(data.shape) * data.dtype.itemsize >= CLASSIC,
         ome=True,
         photometric="minisblack",
         compression="zlib",
         predictor=data.dtype.kind in "iu",
         tile=None if tile is None else (tile, tile),
         metadata=metadata,
+        buffersize=WRITTEN_AT_ONCE,
     )
+    unfinished.replace(path)
+
+
+def _tiles(data: Any, side: int) -> Iterator[np.ndarray]:
+    depth, height, width = data.shape
+    for z, top in product(range(depth), range(0, height, side)):
+        row = data[z, top : top + side, :]
+        yield from (row[:, left : left + side] for left in range(0, width, side))
 
 
 @contextmanager
