@@ -21,15 +21,15 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
-    "classes curves distances faces faults forest fragments instances intensity "
+    "classes curves distances faces faults forest forecast fragments instances intensity "
     "levels mosaics objects phantoms sampling scores stitching tiling",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
     "blocks": "blockwise",
     "stores": "volumes pyramids shards ome digests",
-    "input": "readers sources tiffs truth lessons",
-    "page": "figures views summaries comparison charts glossary page",
+    "input": "headers readers sources tiffs truth lessons",
+    "page": "figures outlook views summaries comparison charts glossary page",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {

@@ -1,13 +1,15 @@
 """What is to be done: which job reads and writes which files, and what it is told."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from . import samples
 from .ledger import canonical_json
+from .provenance import code
 from .samples import Fold, Sample
 from .settings import SettingsError, resolve
 
@@ -179,8 +181,8 @@ class Plan:
     def _parts(self, experiment: str, fold: Any) -> dict[str, list[str]]:
         parts = self.folds[experiment][int(fold)]
         return {
-            "train": [f"{row.dataset}/{row.sample}" for row in parts.train],
-            "validation": [f"{row.dataset}/{row.sample}" for row in parts.validation],
+            "train": [_name(row) for row in parts.train],
+            "validation": [_name(row) for row in parts.validation],
         }
 
     def phantom(self, dataset: str) -> str:
@@ -213,10 +215,82 @@ class Plan:
         """Return the settings of the last job, which looks for failed samples."""
         return canonical_json({"outcomes": self.outcomes()})
 
+    def forecast(self, todo: Iterable[str] | None = None) -> str:
+        """Return what the forecast is told: all settings, samples and jobs, in order of stages.
+
+        Parameters
+        ----------
+        todo : iterable of str, optional
+            Outputs of the jobs that Snakemake will run; by default the forecast finds out.
+        """
+        told = {
+            "config": self.settings,
+            "samples": {_name(row): self._row(row) for row in self.rows},
+            "jobs": [*self._sources(), *self._jobs()],
+            "todo": None if todo is None else sorted(todo),
+        }
+        return canonical_json(told)
+
+    def _sources(self) -> Iterator[dict[str, Any]]:
+        """Describe the jobs that bring raw files."""
+        for dataset, facts in self.settings["datasets"].items():
+            if not samples.is_made(facts):
+                continue
+            drawn, manifest = bool(facts["phantom"]), f"{self.results}/fetch/{dataset}.json"
+            yield {
+                "stage": "phantom" if drawn else "fetch",
+                "outputs": self.files(dataset) if drawn else [manifest],
+                "samples": [_name(row) for row in self.rows if row.dataset == dataset],
+            }
+
+    def _jobs(self) -> Iterator[dict[str, Any]]:
+        """Describe the jobs of the stages."""
+        weighed = set(self.manifests("weigh"))
+        for stage in LOT_STAGES:
+            for lot in self.lots:
+                if stage != "weigh" or self.path(stage, lot) in weighed:
+                    yield self._job(stage, lot, None, self._members(stage, lot, None))
+        for (name, k), roles in self._roles.items():
+            yield self._job("train", "", (name, k), self.folds[name][k].taught)
+            for stage in MODEL_STAGES:
+                for lot in self._lots_of(row for row in roles if _concerns(stage, row)):
+                    yield self._job(stage, lot, (name, k), self._members(stage, lot, (name, k)))
+
+    def _job(
+        self, stage: str, lot: str, model: tuple[str, int] | None, rows: Iterable[Sample]
+    ) -> dict[str, Any]:
+        told = self.job(stage, lot, model)
+        return {
+            "stage": stage,
+            "outputs": [self.path(stage, lot, model)],
+            "samples": [_name(row) for row in rows],
+            "inputs": self._inputs(stage, lot, model),
+            "experiment": model[0] if model else None,
+            # What the manifest carries if it is up to date.
+            "stamp": {"settings": sha256(told.encode()).hexdigest(), "code": code(stage)},
+        }
+
+    def _inputs(self, stage: str, lot: str, model: tuple[str, int] | None) -> list[str]:
+        """List the manifests that a job reads."""
+        match stage:
+            case "convert":
+                return []
+            case "weigh":
+                return [self.path("convert", lot)]
+            case "train":
+                return self.weighed(*(model or ()))
+            case "predict":
+                return [self.path("convert", lot), self.path("train", model=model)]
+        earlier = MODEL_STAGES[: MODEL_STAGES.index(stage)]
+        return [self.path("convert", lot), *(self.path(s, lot, model) for s in earlier)]
+
     def _told(self, stage: str, lot: str, model: tuple[str, Any] | None) -> list[dict[str, Any]]:
+        return [self._row(row) for row in self._members(stage, lot, model)]
+
+    def _members(self, stage: str, lot: str, model: tuple[str, Any] | None) -> list[Sample]:
         roles = self._roles[model[0], int(model[1])] if model else {r: r for r in self.lots[lot]}
         rows = (roles[row] for row in self.lots[lot] if row in roles)
-        return [self._row(row) for row in rows if _concerns(stage, row)]
+        return [row for row in rows if _concerns(stage, row)]
 
     @cached_property
     def _roles(self) -> dict[tuple[str, int], dict[Sample, Sample]]:
@@ -238,6 +312,10 @@ class Plan:
             "label": str(root / row.label) if row.label else None,
             **{key: dataset[key] for key in ROW},
         }
+
+
+def _name(row: Sample) -> str:
+    return f"{row.dataset}/{row.sample}"
 
 
 def _concerns(stage: str, row: Sample) -> bool:

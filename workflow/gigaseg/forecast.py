@@ -1,0 +1,347 @@
+"""What a run will take: disk, files, memory and time of every stage, from sizes alone.
+
+Nothing here opens a file. Disk follows from the arrays that a stage stores; how well they compress
+is assumed (`TYPICAL`), and bounded (`BEST`). Memory is that of the largest job: what the stage's
+libraries take, and the arrays that are alive at its peak; it is rounded up rather than down. Time
+is what a pixel took before.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .classes import NAMES
+from .geometry import UNetGeometry
+from .tiling import choose_tile, tile_memory_gb
+
+Shape = tuple[int, ...]
+
+#: Stages in the order in which they run.
+STAGES = (
+    "phantom", "fetch", "convert", "weigh", "train", "predict", "split", "evaluate",
+)  # fmt: skip
+
+#: Bytes on disk per byte in memory: measured on nuclei and membranes, rounded up.
+TYPICAL = {"image": 0.7, "probabilities": 0.6, "labels": 0.03, "target": 0.08, "separation": 0.25}
+#: Nothing that a microscope records, or a network makes of it, compresses better than this.
+BEST = {"image": 0.01, "probabilities": 0.01, "labels": 0.001, "target": 0.001, "separation": 0.0}
+
+BOOKS = 5  # files of a store beside its shards: two of the group's, three of the ledger's
+STARTING = 5.0  # seconds until a job has loaded its libraries and Snakemake has noticed its end
+
+
+@dataclass(frozen=True)
+class Size:
+    """What decides how much work a sample is.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (c, z, y, x).
+    itemsize : int
+        Bytes per value of the image.
+    segment : int
+        Bytes of the raw file that are decoded at once.
+    labels : {"", "instances", "foreground", "boundary"}
+        What its label file holds; empty without one.
+    objects : {"plane", "volume"}
+        Whether every plane is a problem of its own.
+    """
+
+    shape: tuple[int, int, int, int]
+    itemsize: int
+    segment: int = 0
+    labels: str = ""
+    objects: str = "plane"
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels, whatever the number of channels."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def mpx(self) -> float:
+        """Millions of voxels."""
+        return self.voxels / 1e6
+
+
+@dataclass(frozen=True)
+class Need:
+    """What something takes; needs add up, and memory is that of the largest job.
+
+    Attributes
+    ----------
+    disk, least : float
+        Bytes on disk: as things usually compress, and at the very best.
+    files, jobs : int
+        How many.
+    memory : float
+        Peak of one job in bytes.
+    seconds : float
+        Of all jobs, one after another; jobs of `unknown` time do not count.
+    unknown : int
+        Jobs of which nothing says how long they take.
+    unseen : int
+        Samples whose size is not known yet, counted nowhere else.
+    """
+
+    disk: float = 0.0
+    least: float = 0.0
+    files: int = 0
+    jobs: int = 0
+    memory: float = 0.0
+    seconds: float = 0.0
+    unknown: int = 0
+    unseen: int = 0
+
+    def __add__(self, other: "Need") -> "Need":
+        both = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
+        return Need(**{**both, "memory": max(self.memory, other.memory)})
+
+
+def total(needs: Iterable[Need]) -> Need:
+    """Add up needs; of none, nothing.
+
+    Examples
+    --------
+    >>> total([Need(disk=3, memory=5), Need(disk=4, memory=2)])
+    Need(disk=7.0, ..., memory=5, ...)
+    """
+    return sum(needs, Need())
+
+
+# -------------------------------------------------------------------------------------------- disk
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array of a store: axes (c) z y x.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    itemsize : int
+        Bytes per value.
+    kind : str
+        A key of `TYPICAL`.
+    pyramid : bool
+        Whether coarser levels are stored too.
+    """
+
+    shape: Shape
+    itemsize: int
+    kind: str
+    pyramid: bool = True
+
+
+def stored(stage: str, size: Size, target: str = "foreground") -> list[Stored]:
+    """List the arrays that a stage stores of one sample.
+
+    Parameters
+    ----------
+    stage : str
+    size : Size
+        Of the sample.
+    target : {"foreground", "interior_boundary"}
+        What the network learns: one channel of probabilities per class but the background.
+    """
+    space = size.shape[1:]
+    match stage:
+        case "convert":
+            truth = [Stored(space, 4, "labels")] if size.labels else []
+            return [Stored(size.shape, size.itemsize, "image"), *truth]
+        case "weigh":
+            return [Stored(space, 1, "target", False), Stored(space, 4, "separation", False)]
+        case "predict":
+            return [Stored((len(NAMES[target]) - 1, *space), 1, "probabilities")]
+        case "split":
+            return [Stored(space, 4 if size.voxels < 2**32 else 8, "labels")]
+    return []
+
+
+def disk(arrays: Sequence[Stored], *, shard: int, smallest: int, coarser: int = 1) -> Need:
+    """Forecast the bytes and files of a store.
+
+    Parameters
+    ----------
+    arrays : sequence of Stored
+    shard : int
+        Extent in y and x of the voxels in one file.
+    smallest : int
+        Extent in y and x at which pyramids stop.
+    coarser : int
+        How much larger the shards of coarser levels are.
+
+    Examples
+    --------
+    >>> need = disk([Stored((1, 600, 600), 1, "labels")], shard=300, smallest=256)
+    >>> need.files, round(need.disk / TYPICAL["labels"])
+    (14, 472500)
+    """
+    need = Need(files=BOOKS if arrays else 0)
+    for array in arrays:
+        levels = _levels(array.shape, smallest) if array.pyramid else [array.shape]
+        for level, shape in enumerate(levels):
+            size, edge = math.prod(shape) * array.itemsize, shard * (coarser if level else 1)
+            pieces = shape[-3] * math.prod(-(-n // edge) for n in shape[-2:])
+            need += Need(size * TYPICAL[array.kind], size * BEST[array.kind], pieces + 1)
+    return need
+
+
+def _levels(shape: Shape, smallest: int) -> list[Shape]:
+    levels = [shape]
+    while max(levels[-1][-2:]) > smallest:
+        *rest, y, x = levels[-1]
+        levels.append((*rest, -(-y // 2), -(-x // 2)))
+    return levels
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+MB = 1e6
+#: What the libraries of a stage and its small things take in bytes, with two threads.
+LIBRARIES = {
+    "phantom": 150 * MB, "fetch": 150 * MB, "convert": 250 * MB, "weigh": 300 * MB,
+    "train": 700 * MB, "predict": 500 * MB, "split": 400 * MB, "evaluate": 400 * MB,
+    "tabulate": 300 * MB, "report": 600 * MB, "verdict": 150 * MB,
+}  # fmt: skip
+LESSON = 2**31  # bytes of decoded samples that training keeps
+
+
+def parameters(channels: int, classes: int, depth: int, width: int) -> int:
+    """Count the parameters of the U-Net, without batch normalisation.
+
+    Examples
+    --------
+    >>> parameters(1, 2, 4, 64)  # the paper's
+    31030658
+    """
+    features = [width << level for level in range(depth + 1)]
+    double = [
+        9 * (a + b) * b + 2 * b for a, b in zip([channels, *features[:-1]], features, strict=True)
+    ]
+    up = [4 * 2 * f * f + f + 9 * 3 * f * f + 2 * f for f in features[:-1]]
+    return sum(double) + sum(up) + classes * (width + 1)
+
+
+def training_memory(channels: int, classes: int, network: Any, training: Any) -> float:
+    """Bytes of a training step: the network's own, and what the backward pass keeps of the tiles.
+
+    Weights, gradients, two moments of Adam and two checkpoints: 6 values per parameter. Per pixel
+    and level about 8 maps of its width are kept (four convolutions, the concatenation of two and
+    its copies); levels below the first have half of the one above, together as much again; the
+    gradients of one level come on top.
+    """
+    own = 6 * 4 * parameters(channels, classes, network["depth"], network["width"])
+    maps = 8 * 4 * network["width"] * training["tile"] ** 2 * training["batch"]
+    return own + 3 * maps
+
+
+def prediction_memory(size: Size, network: Any, prediction: Any, shard: int) -> float:
+    """Bytes of one block that is predicted: a tile's activations, and the block with its halo.
+
+    The activations are what `gigaseg.tiling.tile_memory_gb` says, by which the tile was chosen. Of
+    the block, raw values, normalised float32 and mirrored copies of both are alive.
+
+    Raises
+    ------
+    ValueError
+        If no tile fits: see `gigaseg.tiling.choose_tile`.
+    """
+    geometry = UNetGeometry(network["depth"], network["padding"])
+    tile, width, plane = prediction["tile"], network["width"], size.shape[2:]
+    if tile == "auto":
+        memory = prediction["memory_gb"] / prediction["batch"]
+        tile = choose_tile(geometry, plane, (shard, shard), width=width, memory_gb=memory)
+    sides = [min(n, shard) + tile for n in plane]  # whole steps and the halo
+    block = size.shape[0] * math.prod(sides) * 2 * (size.itemsize + 4)
+    return 1e9 * tile_memory_gb(tile, width) * prediction["batch"] + block
+
+
+def sample_memory(stage: str, size: Size, settings: Mapping[str, Any], shard: int) -> float:
+    """Bytes that one thread of a lot's job has in its hands at the peak.
+
+    Parameters
+    ----------
+    stage : str
+    size : Size
+        Of the sample.
+    settings : mapping
+        Of the run; of an experiment's own where the stage belongs to one.
+    shard : int
+        Extent of a block in y and x.
+    """
+    block = math.prod(min(n, shard) for n in size.shape[2:])
+    problem = math.prod(size.shape[2:] if size.objects == "plane" else size.shape[1:])
+    match stage:
+        case "phantom":  # the whole sample: image in float64, labels, distances between objects
+            return 24.0 * size.voxels
+        case "convert":  # raw and stored values of a block, and its encoding
+            part = 4 * size.shape[0] * size.itemsize * block
+            found = problem if size.labels in ("foreground", "boundary") else 0
+            return part + 2 * size.segment + 12 * found
+        case "weigh":  # labels, two distances and two nearest ids per voxel of a block with halo
+            return 80.0 * (1.2 * block if size.objects == "plane" else problem)
+        case "predict":
+            return prediction_memory(size, settings["network"], settings["prediction"], shard)
+        case "split":
+            return 32.0 * problem
+        case "evaluate":
+            return 96.0 * problem
+    return 0.0
+
+
+# --------------------------------------------------------------------------------------------- time
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Earlier work of a stage.
+
+    Attributes
+    ----------
+    stage : str
+    about : str
+        What else decides the speed, such as the network; only equal ones are compared.
+    host : str
+        Name of the machine.
+    mpx, seconds : float
+        What was done in what time.
+    """
+
+    stage: str
+    about: str
+    host: str
+    mpx: float
+    seconds: float
+
+
+def rates(attempts: Iterable[Attempt], host: str) -> dict[tuple[str, str], float]:
+    """Return the seconds per million pixels of each stage, of this machine where it is known.
+
+    Examples
+    --------
+    >>> done = [Attempt("split", "", "here", 2, 4), Attempt("split", "", "there", 9, 90)]
+    >>> rates(done, "here"), rates(done, "elsewhere")
+    ({('split', ''): 2.0}, {('split', ''): 8.545...})
+    """
+    known = [a for a in attempts if a.mpx > 0 and a.seconds > 0]
+    sums: dict[tuple[str, str], list[float]] = {}
+    local = {(a.stage, a.about) for a in known if a.host == host}
+    for a in known:
+        if a.host == host or (a.stage, a.about) not in local:
+            both = sums.setdefault((a.stage, a.about), [0.0, 0.0])
+            both[0], both[1] = both[0] + a.seconds, both[1] + a.mpx
+    return {key: seconds / mpx for key, (seconds, mpx) in sums.items()}
+
+
+def duration(mpx: float, rate: float | None) -> Need:
+    """Forecast the time of one job.
+
+    Examples
+    --------
+    >>> duration(10, 2.0).seconds, duration(10, None).unknown
+    (25.0, 1)
+    """
+    return Need(unknown=1) if rate is None else Need(seconds=STARTING + rate * mpx)
