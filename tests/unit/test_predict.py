@@ -7,7 +7,7 @@ import pytest
 import torch
 from gigaseg import blockwise
 from gigaseg.geometry import Window, read_mirrored
-from gigaseg.inference import Predictor, normalise
+from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
 from gigaseg.ledger import read_manifest, write_manifest
 from gigaseg.stages import predict, read_entries
@@ -142,8 +142,8 @@ def expected(project, name, tile):
     predictor = Predictor(project.network)
     planes = []
     for z in range(image.shape[1]):
-        window = intensity_window(statistics(image), INTENSITY, z)
-        plane = normalise(image[:, z], *window)
+        offset, scale = intensity_window(statistics(image), INTENSITY, z)
+        plane = (image[:, z].astype(np.float32) - offset[:, None, None]) * scale[:, None, None]
         frame = Window.whole(plane.shape[1:]).align((grid.step,) * 2).expand((grid.halo,) * 2)
         planes.append(predictor.quantised(read_mirrored(plane, frame), grid))
     return np.stack(planes, axis=1)[..., : image.shape[2], : image.shape[3]]

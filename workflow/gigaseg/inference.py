@@ -1,10 +1,9 @@
 """Probabilities by overlap-tile: a trained network applied to blocks of any size, exactly."""
 
 import json
-import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,18 +13,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .geometry import Window, read_mirrored
+from .lanes import Answer, Lane, Work, open_lane
 from .runtime import Runtime
 from .tiling import TileGrid
 from .unet import Architecture, UNet
 
-logger = logging.getLogger(__name__)
-
 # Rotations by multiples of 90 degrees and their mirror images: (quarter turns, transposed).
 SYMMETRIES = tuple((turns, flipped) for flipped in (False, True) for turns in range(4))
 
+Values = Tensor | np.ndarray
+
+# Offset and scale of the normalisation, each of shape (c,).
+Constants = tuple[np.ndarray, np.ndarray]
 
 _PLAIN = Runtime("cpu", "float32")
-_GPU = threading.Lock()  # a GPU works for one thread at a time, and cuDNN's flags are global
 
 
 def load_model(
@@ -72,28 +73,29 @@ def load_model(
     return network.eval(), metadata
 
 
-def normalise(image: np.ndarray, offset: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Return ``(image - offset) * scale`` in float32.
+def normalise(image: Values, offset: Values, scale: Values) -> Tensor:
+    """Return ``(image - offset) * scale`` in float32, rounded after each step on every device.
 
     Parameters
     ----------
-    image : ndarray, shape (c, ...)
-        Raw intensities of any dtype.
-    offset, scale : ndarray of float32, shape (c,)
+    image : Tensor or ndarray, shape (..., c, y, x)
+        Raw intensities of any dtype, on any device.
+    offset, scale : Tensor or ndarray of float32, shape (c,)
         From `gigaseg.intensity.intensity_window`.
 
     Returns
     -------
-    ndarray of float32, same shape
+    Tensor of float32, same shape and device
 
     Examples
     --------
     >>> window = np.float32([10]), np.float32([0.5])
-    >>> normalise(np.array([[10, 12]], dtype="u1"), *window).tolist()
-    [[0.0, 1.0]]
+    >>> normalise(np.array([[[10, 12]]], dtype="u1"), *window).tolist()
+    [[[0.0, 1.0]]]
     """
-    column = (-1,) + (1,) * (image.ndim - 1)
-    return (image.astype(np.float32) - offset.reshape(column)) * scale.reshape(column)
+    raw = torch.as_tensor(image)
+    offset, scale = (torch.as_tensor(n, device=raw.device)[:, None, None] for n in (offset, scale))
+    return (raw.to(torch.float32) - offset) * scale
 
 
 class Predictor:
@@ -102,14 +104,16 @@ class Predictor:
     Parameters
     ----------
     network : UNet
-        Is put into evaluation mode and moved to the runtime's device, here and never later.
+        Is put into evaluation mode and moved to the lane's device, here and never later.
     runtime : Runtime
-        Device and precision.
+        Device, precision, and whether the network is compiled.
     batch : int
         Tiles per call of the network. Every call gets this many, since another number may change
         the last bits.
     symmetries : {1, 8}
         Average the probabilities over this many rotations and mirror images of each tile.
+    lane : Lane, optional
+        Where batches are computed, shared with others; by default one thread or the first GPU.
     """
 
     def __init__(
@@ -119,23 +123,33 @@ class Predictor:
         *,
         batch: int = 1,
         symmetries: Literal[1, 8] = 1,
+        lane: Lane | None = None,
     ) -> None:
         self.runtime = runtime
         self.batch = batch
         self.symmetries = SYMMETRIES[:symmetries]
+        self.lane = open_lane(runtime.device) if lane is None else lane
         # Channels-last convolutions are faster on both kinds of device.
-        self.network = network.eval().to(torch.device(runtime.device))
+        self.network = network.eval().to(self.lane.device)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._call: Callable[[Tensor], Tensor] = self.network
+        if runtime.compiled:
+            self._call = torch.compile(self.network, dynamic=False)
 
-    def probabilities(self, data: np.ndarray, grid: TileGrid) -> np.ndarray:
+    def probabilities(
+        self, data: np.ndarray, grid: TileGrid, constants: Constants | None = None
+    ) -> np.ndarray:
         """Predict a block of whole steps.
 
         Parameters
         ----------
-        data : ndarray of float32, shape (c, y + 2 * halo, x + 2 * halo)
-            Normalised intensities; y and x are multiples of the grid's step.
+        data : ndarray, shape (c, y + 2 * halo, x + 2 * halo)
+            Raw intensities of any dtype; y and x are multiples of the grid's step.
         grid : TileGrid
             The volume's tiles, of the network's geometry.
+        constants : (offset, scale), each ndarray of float32, shape (c,), optional
+            Of the normalisation, which each tile undergoes on the device; see `normalise`. None
+            for data that are normalised already.
 
         Returns
         -------
@@ -146,54 +160,66 @@ class Predictor:
         ------
         ValueError
             If the network returns something that is not finite, or the grid is another network's.
+        MemoryError
+            If a batch does not fit into the memory of the GPU.
         """
-        return self._predict(data, grid, np.dtype(np.float32))
+        return self._predict(data, grid, constants, np.dtype(np.float32))
 
-    def quantised(self, data: np.ndarray, grid: TileGrid) -> np.ndarray:
+    def quantised(
+        self, data: np.ndarray, grid: TileGrid, constants: Constants | None = None
+    ) -> np.ndarray:
         """Do the same in uint8, as ``round(255 * p)``."""
-        return self._predict(data, grid, np.dtype(np.uint8))
+        return self._predict(data, grid, constants, np.dtype(np.uint8))
 
-    def _predict(self, data: np.ndarray, grid: TileGrid, dtype: np.dtype) -> np.ndarray:
+    def _predict(
+        self, data: np.ndarray, grid: TileGrid, constants: Constants | None, dtype: np.dtype
+    ) -> np.ndarray:
         architecture = self.network.architecture
         shape = tuple(n - 2 * grid.halo for n in data.shape[1:])
         _check_grid(grid, architecture, shape)
         result = np.empty((architecture.classes - 1, *shape), dtype)
+        work = partial(self._forward, step=grid.step, constants=constants, dtype=dtype)
         tiles = list(grid.tiles(shape))
+        under_way: deque[tuple[list[Window], list[np.ndarray], Answer]] = deque()
         for first in range(0, len(tiles), self.batch):
             group = tiles[first : first + self.batch]
-            images = [torch.from_numpy(data[(slice(None), *read.slices)]) for read, _ in group]
+            images = [data[(slice(None), *read.slices)] for read, _ in group]
             images += images[-1:] * (self.batch - len(group))
-            answers = self._forward(torch.stack(images), grid.step, dtype)
-            for (_, write), answer in zip(group, answers, strict=False):
-                result[(slice(None), *write.slices)] = answer
+            under_way.append(([write for _, write in group], images, self._submit(work, images)))
+            if len(under_way) > self.lane.ahead:
+                _place(result, *under_way.popleft())
+        while under_way:
+            _place(result, *under_way.popleft())
         return result
 
-    def _forward(self, images: Tensor, step: int, dtype: np.dtype) -> np.ndarray:
-        """Return the output windows of a batch of tiles, shape (batch, classes - 1, step, step)."""
-        with torch.inference_mode(), self._turn_to_compute():
-            images = images.to(self.runtime.device)
-            views = [self._view(images, step, symmetry) for symmetry in self.symmetries]
-            mean = sum(views[1:], views[0]) / len(views)
-            if not torch.isfinite(mean).all():
-                raise ValueError(_blame(images))
-            if dtype == np.uint8:
-                mean = (255 * mean).round().to(torch.uint8)
-            return mean.cpu().numpy()
+    def _submit(self, work: Work, images: list[np.ndarray]) -> Answer:
+        try:
+            return self.lane.submit(work, images)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(
+                f"{self.batch} tiles of {images[0].shape[-1]} px do not fit into the memory of the "
+                f"GPU: lower prediction.memory_gb (with tile: auto), prediction.tile or "
+                f"prediction.batch ({str(error).splitlines()[0]})"
+            ) from error
 
-    @contextmanager
-    def _turn_to_compute(self) -> Iterator[None]:
-        if self.runtime.device == "cpu":
-            with _one_thread():
-                yield
-        else:
-            with _GPU, _exact_convolutions():
-                yield
+    def _forward(
+        self, images: Tensor, step: int, constants: Constants | None, dtype: np.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output windows of a batch of tiles, and whether all of them are finite."""
+        if constants is not None:
+            images = normalise(images, *constants)
+        views = [self._view(images, step, symmetry) for symmetry in self.symmetries]
+        mean = sum(views[1:], views[0]) / len(views)
+        finite = mean.sum().isfinite()  # probabilities are too small for their sum to overflow
+        if dtype == np.uint8:
+            mean = (255 * mean).round().to(torch.uint8)
+        return mean, finite
 
     def _view(self, images: Tensor, step: int, symmetry: tuple[int, bool]) -> Tensor:
         """Predict tiles turned about their centres, turn back, and cut out the output windows."""
         turned = _turn(images, symmetry).contiguous(memory_format=torch.channels_last)
         with self.runtime.autocast():
-            logits = self.network(turned)
+            logits = self._call(turned)
         answer = _turn_back(logits.float().softmax(dim=1)[:, 1:], symmetry)
         # What zero padding returns includes the context.
         geometry = self.network.architecture.geometry
@@ -246,34 +272,22 @@ def _turn_back(images: Tensor, symmetry: tuple[int, bool]) -> Tensor:
     return images.transpose(-2, -1) if flipped else images
 
 
-def _blame(images: Tensor) -> str:
+def _place(
+    result: np.ndarray, windows: list[Window], images: list[np.ndarray], answer: Answer
+) -> None:
+    """Wait for a batch and write its output windows into the block."""
+    probabilities, finite = answer.result()
+    if not finite:
+        raise ValueError(_blame(images))
+    for window, values in zip(windows, probabilities, strict=False):
+        result[(slice(None), *window.slices)] = values
+
+
+def _blame(images: list[np.ndarray]) -> str:
     """Say whether the image or the network is at fault."""
-    if not torch.isfinite(images).all():
+    if not all(np.isfinite(image).all() for image in images):
         return "the image holds values that are not finite: replace NaN and infinity by numbers"
     return (
         "the network returns values that are not finite for a finite image: try "
         "prediction.precision: float32, or train again with a lower training.learning_rate"
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run each operation on one thread: other numbers of threads add up in another order.
-
-    OpenMP counts threads per calling thread, so this must be set in the thread that computes.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """Have cuDNN choose algorithms by shape alone, and keep the full float32 mantissa."""
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        yield

@@ -23,10 +23,13 @@ class Runtime:
     device : {"cpu", "cuda"}
     precision : {"float32", "bfloat16"}
         ``bfloat16`` applies to the convolutions; softmax and averages are always float32.
+    compiled : bool
+        Whether the network is compiled for the size of its tiles before it is used.
     """
 
     device: Device
     precision: Precision
+    compiled: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the network is to be called."""

@@ -12,7 +12,7 @@ import numpy as np
 from ..blockwise import map_blocks
 from ..classes import NAMES
 from ..geometry import Window
-from ..inference import Predictor, load_model, normalise
+from ..inference import Predictor, load_model
 from ..intensity import intensity_window
 from ..ledger import Construction, digest, fingerprint, read_manifest
 from ..pyramids import write_pyramid
@@ -252,8 +252,7 @@ def _block_function(volume: Volume, model: Model, grid: TileGrid) -> Callable[..
         planes = []
         for index, z in enumerate(range(window.start[0], window.stop[0])):
             constants = intensity_window(statistics, intensity, z)
-            plane = normalise(data[:, index], *constants)
-            planes.append(model.predictor.quantised(plane, grid))
+            planes.append(model.predictor.quantised(data[:, index], grid, constants))
         return np.stack(planes, axis=1)
 
     return predict
