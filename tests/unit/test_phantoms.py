@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from gigaseg import phantoms
 from gigaseg.labels import boundary_truth
+from gigaseg.mosaics import Mosaic
 from gigaseg.phantoms import draw
 from gigaseg.readers import open_source
 from gigaseg.stages import phantom
@@ -85,6 +87,59 @@ def test_what_cannot_be_drawn_is_refused(kind, shape, message):
         draw(kind, shape, seed=1, name="a")
 
 
+@pytest.fixture
+def small_fields(monkeypatch):
+    """Draw planes of more than 128 px as mosaics of fields of 100 px."""
+    for name, value in {"LARGEST_FIELD": 128, "MOSAIC_FIELD": 100, "MOSAIC_FIELDS": 3}.items():
+        monkeypatch.setattr(phantoms, name, value)
+
+
+@pytest.mark.usefixtures("small_fields")
+def test_large_planes_are_mosaics_with_ids_of_their_own():
+    sample = draw("nuclei", (1, 250, 330), seed=1, name="a")
+    again = draw("nuclei", (1, 250, 330), seed=1, name="a")
+    image, labels = sample.image[0, :, :], sample.labels[0, :, :]
+    np.testing.assert_array_equal(image, again.image[0, :, :])
+    np.testing.assert_array_equal(labels, again.labels[0, :, :])
+    assert (image.shape, image.dtype, labels.dtype) == ((250, 330), np.uint16, np.uint32)
+    places = [
+        np.unique(labels[y : y + 100, x : x + 100])[1:]
+        for y in range(0, 250, 100)
+        for x in range(0, 330, 100)
+    ]
+    ids = np.concatenate(places)
+    assert len(ids) == len(np.unique(ids)) > 20
+    assert labels.astype(bool).mean() == pytest.approx(
+        np.mean([field > 0 for field in sample.labels.fields]), abs=0.05
+    )
+
+
+@pytest.mark.usefixtures("small_fields")
+def test_planes_up_to_the_largest_field_are_drawn_as_one():
+    assert isinstance(draw("nuclei", (1, 128, 128), seed=1, name="a").image, np.ndarray)
+    assert isinstance(draw("nuclei", (1, 129, 20), seed=1, name="a").image, Mosaic)
+
+
+def test_windows_of_a_mosaic_are_those_of_the_whole():
+    rng = np.random.default_rng(2)
+    fields = rng.integers(0, 50, (3, 7, 7), dtype=np.uint8)
+    layout = rng.integers((3, 8), size=(3, 4, 2))
+    offsets = 1000 * np.arange(12).reshape(3, 4)
+    symmetries = [*(np.rot90(fields, k, (1, 2)) for k in range(4))]
+    symmetries += [turned.swapaxes(1, 2) for turned in symmetries]
+    turned = np.array([[symmetries[s][n] for n, s in row] for row in layout]).astype(int)
+    turned += np.where(turned, offsets[..., None, None], 0)
+    whole = turned.swapaxes(1, 2).reshape(21, 28)[:20, :27]
+    mosaic = Mosaic((1, 20, 27), fields, layout, offsets)
+    np.testing.assert_array_equal(mosaic[0, :, :], whole)
+    for y, x in [
+        (slice(3, 19), slice(6, 8)),
+        (slice(7, 14), slice(None)),
+        (slice(18, 99), slice(4)),
+    ]:
+        np.testing.assert_array_equal(mosaic[0, y, x], whole[y, x])
+
+
 def rows(folder, names):
     return [
         {"sample": n, "image": str(folder / f"image/{n}.tif"), "label": str(folder / f"{n}.tif")}
@@ -111,3 +166,33 @@ def test_stage_notices_that_sheet_and_rule_disagree(tmp_path):
         phantom.run(
             outputs=[tmp_path / n for n in ("image/a.tif", "a.tif", "c.tif")], settings=settings
         )
+
+
+@pytest.mark.usefixtures("small_fields")
+def test_stage_writes_a_mosaic_without_holding_it(tmp_path, monkeypatch):
+    read = []
+    window = Mosaic.__getitem__
+    monkeypatch.setattr(Mosaic, "__getitem__", lambda self, i: read.append(i) or window(self, i))
+    settings = {"kind": "nuclei", "seed": 4, "shape": [1, 300, 1100]}
+    outputs = [tmp_path / n for n in ("image/a.tif", "a.tif")]
+    phantom.run(outputs=outputs, settings={"samples": rows(tmp_path, ["a"]), "phantom": settings})
+    assert {i[1].stop - i[1].start for i in read} == {phantom.TILE}
+    expected = draw("nuclei", (1, 300, 1100), seed=4, name="a")
+    for path, data in zip(outputs, (expected.image, expected.labels), strict=True):
+        with open_source(path) as source:
+            np.testing.assert_array_equal(source[..., :, :, :][0, 0], data[0, :, :])
+
+
+@pytest.mark.usefixtures("small_fields")
+def test_a_file_that_could_not_be_finished_has_not_its_name(tmp_path, monkeypatch):
+    def stop(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Mosaic, "__getitem__", stop)
+    settings = {"kind": "nuclei", "seed": 4, "shape": [1, 300, 1100]}
+    outputs = [tmp_path / n for n in ("image/a.tif", "a.tif")]
+    with pytest.raises(OSError, match="no space"):
+        phantom.run(
+            outputs=outputs, settings={"samples": rows(tmp_path, ["a"]), "phantom": settings}
+        )
+    assert not any(path.exists() for path in outputs)

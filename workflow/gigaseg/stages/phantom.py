@@ -16,6 +16,8 @@ TILE = 256  # px; planes larger than a few of these are written in tiles, as mic
 def run(*, outputs: Sequence[Path], settings: Mapping[str, Any]) -> None:
     """Draw every sample of a data set and write its image and labels as TIFF files.
 
+    A file has its name once it is whole.
+
     Parameters
     ----------
     outputs : sequence of Path
