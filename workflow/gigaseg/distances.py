@@ -59,6 +59,22 @@ def integer_spacing(spacing: Sequence[float]) -> tuple[int, ...]:
     return tuple(step // gcd(*steps) for step in steps)
 
 
+def steps_of(shape: Sequence[int], spacing: Sequence[float] | None) -> tuple[int, ...]:
+    """Return the integer spacing of an array; ValueError if distances in it could overflow."""
+    steps = integer_spacing((1.0,) * len(shape) if spacing is None else spacing)
+    if len(steps) != len(shape):
+        raise ValueError(
+            f"spacing has {len(steps)} values, the array {len(shape)} axes: give one per axis"
+        )
+    for extent, step in zip(shape, steps, strict=True):
+        if extent * step > _REACH:
+            raise ValueError(
+                f"{extent} voxels at integer spacing {step} overflow exact distances (limit "
+                f"{_REACH}): round the spacing {spacing} to fewer digits"
+            )
+    return steps
+
+
 def squared_distance(sites: np.ndarray, spacing: Sequence[float] | None = None) -> np.ndarray:
     """Return the exact squared distance of every voxel to the nearest site.
 
@@ -83,6 +99,43 @@ def squared_distance(sites: np.ndarray, spacing: Sequence[float] | None = None) 
     """
     squares = np.where(sites, np.int64(0), np.int64(FAR))
     _along_every_axis(_nearest_along_axis, squares[None], spacing)
+    return squares
+
+
+def squared_distance_between(
+    sites: np.ndarray, offset: Sequence[int], shape: Sequence[int], steps: Sequence[int]
+) -> np.ndarray:
+    """Return the exact squared distance of the voxels of one box to the sites in another.
+
+    Parameters
+    ----------
+    sites : ndarray of bool
+        The voxels to measure to.
+    offset : sequence of int
+        Where the box measured from begins, counted in voxels from the first voxel of `sites`.
+    shape : sequence of int
+        Of the box measured from.
+    steps : sequence of int
+        Voxel edges, as `integer_spacing` gives them.
+
+    Returns
+    -------
+    ndarray of int64, shape `shape`
+        `FAR` everywhere if there is no site.
+
+    Examples
+    --------
+    >>> squared_distance_between(np.array([[0, 1, 0]], bool), (1, 3), (1, 2), (1, 1)).tolist()
+    [[5, 10]]
+    """
+    squares = np.where(sites, np.int64(0), np.int64(FAR))
+    for axis, (begin, extent, step) in enumerate(zip(offset, shape, steps, strict=True)):
+        before, after = squares.shape[:axis], squares.shape[axis + 1 :]
+        size = int(np.prod(before, dtype=np.int64)), int(np.prod(after, dtype=np.int64))
+        there = np.full((size[0], extent, size[1]), FAR)
+        lines = squares.reshape(size[0], -1, size[1])
+        _project_along_axis(lines, there, begin, step * step)
+        squares = there.reshape(*before, extent, *after)
     return squares
 
 
@@ -123,17 +176,7 @@ def _along_every_axis(
 ) -> None:
     """Apply a kernel in place to views (states, outer, line, inner) of every axis."""
     shape = state.shape[1:]
-    steps = integer_spacing((1.0,) * len(shape) if spacing is None else spacing)
-    if len(steps) != len(shape):
-        raise ValueError(
-            f"spacing has {len(steps)} values, the array {len(shape)} axes: give one per axis"
-        )
-    for extent, step in zip(shape, steps, strict=True):
-        if extent * step > _REACH:
-            raise ValueError(
-                f"{extent} voxels at integer spacing {step} overflow exact distances (limit "
-                f"{_REACH}): round the spacing {spacing} to fewer digits"
-            )
+    steps = steps_of(shape, spacing)
     if state.size == 0:
         return
     for axis, step in enumerate(steps):
@@ -153,6 +196,22 @@ def _nearest_along_axis(state, weight):
             for line in lines:
                 _nearest_on_line(line[0], weight, room)
             _scatter(lines, state, block, first)
+
+
+@njit(cache=True, nogil=True)
+def _project_along_axis(here, there, begin, weight):
+    """Give the lines of `there`, which begin at index `begin` of those of `here`, their heights."""
+    outer, extent, inner = here.shape
+    height = np.empty(extent, np.int64)
+    site, start = np.empty(extent, np.int64), np.empty(extent + 1, np.int64)
+    for block in range(outer):
+        for i in range(inner):
+            height[:] = here[block, :, i]
+            span = (begin, begin + there.shape[1])
+            count = _lower_envelope(height, weight, (0, extent), span, (site, start))
+            for k in range(count):
+                for x in range(start[k], start[k + 1]):
+                    there[block, x - begin, i] = height[site[k]] + weight * (x - site[k]) ** 2
 
 
 @njit(cache=True, nogil=True)
