@@ -202,7 +202,8 @@ class _Task:
 
 def _place(target: Any) -> Path:
     """Say where a target is, for messages."""
-    return Path(str(getattr(target, "store_path", "memory")).removeprefix("file://"))
+    array = getattr(target, "array", target)
+    return Path(str(getattr(array, "store_path", "memory")).removeprefix("file://"))
 
 
 def _checksum(values: np.ndarray, before: int) -> int:

@@ -57,6 +57,21 @@ def writing(path: Path) -> Iterator[None]:
         raise _explained(path, number) from problem
 
 
+def blame(path: Path, problem: BaseException | None) -> DiskError | None:
+    """Explain an error that can only come from writing, wherever it was; None for all others.
+
+    Examples
+    --------
+    >>> blame(Path("a"), OSError(27, "")), blame(Path("a"), OSError(2, ""))
+    (DiskError('a cannot be written (File too large): a limit ...'), None)
+    """
+    if not isinstance(problem, OSError | RuntimeError) or isinstance(problem, DiskError):
+        return None
+    number = _number(problem)
+    only = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    return _explained(path, number) if number is not None and number in only else None
+
+
 def _number(problem: OSError | RuntimeError) -> int | None:
     if isinstance(problem, OSError):
         return problem.errno
@@ -66,7 +81,7 @@ def _number(problem: OSError | RuntimeError) -> int | None:
 
 def _explained(path: Path, number: int) -> DiskError:
     reason = os.strerror(number)
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number == errno.ENOSPC:
         reason += f", {_room(path)}"
     advice = ADVICE.get(number, f"repair the folder or the disk it is on, and {AGAIN}")
     error = DiskError(f"{path} cannot be written ({reason}): {advice}")

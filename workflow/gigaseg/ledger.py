@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 from weakref import WeakSet
 
-from .disk import writing
+from .disk import blame, writing
 from .fingerprints import canonical_json, digest, file_identity, fingerprint
 from .lease import Lease
 
@@ -276,7 +276,10 @@ class Construction:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close("done" if kind is None else f"{kind.__name__}: {error}")
+        explained = blame(self.path, error)
+        self.close("done" if kind is None else f"{kind.__name__}: {explained or error}")
+        if explained is not None:
+            raise explained from error
 
     def close(self, outcome: str) -> None:
         """Note the end of this attempt and give the store back; a second call does nothing.
