@@ -22,11 +22,11 @@ GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest forecast fragments instances intensity "
-    "levels mosaics objects phantoms sampling scores stitching tiling",
+    "levels lookup mosaics objects phantoms sampling scores stitching tiling seams",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
-    "blocks": "blockwise",
+    "blocks": "blockwise splitting",
     "stores": "volumes pyramids shards ome digests",
     "input": "headers readers sources tiffs truth lessons",
     "page": "figures outlook views summaries comparison charts glossary page",
@@ -49,7 +49,7 @@ PACKAGES = {
     "numpy": {*IMPORTABLE} - {"books", "workflow"},
     "scipy": {"pure", "page"},
     "numba": {"weights", "watershed", "distances", "forest", "fragments", "stitching", "objects"}
-    | {"labels", "rand", "warping", "matching"},
+    | {"labels", "lookup", "rand", "warping", "matching"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
     "safetensors": {"checkpoints", "inference"},

@@ -1,9 +1,11 @@
-"""From probabilities to instances on one array.
+"""From probabilities to instances: what the settings mean.
 
 Everything here takes one plane (y, x) or one volume (z, y, x); where the workflow's setting is
-``objects: plane``, each plane is such an array.
+``objects: plane``, each plane is such an array. `segment` is the definition of the result, on an
+array in memory; `gigaseg.splitting` computes the same block by block, from the same `Relief`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,6 +126,77 @@ class Evidence:
         total = np.minimum(core.astype(np.uint16) + boundary, 255).astype(np.uint8)
         return cls(total, core, boundary)
 
+    def crop(self, place: tuple[slice, ...]) -> "Evidence":
+        """Return the evidence on a part of the voxels."""
+        return Evidence(self.inside[place], self.core[place], self.boundary[place])
+
+    def foreground(self, how: Splitting) -> np.ndarray:
+        """Return where the probability of being inside an instance is above the threshold."""
+        return self.inside > 255 * how.threshold
+
+
+@dataclass(frozen=True)
+class Relief:
+    """What is flooded, and from where: by dynamics, from seeds, or nothing but components.
+
+    Attributes
+    ----------
+    levels : ndarray of int
+        Flooded from low to high; constant for method ``components``.
+    mask : ndarray of bool
+        Where instances may be.
+    pass_level : callable or None
+        As for `gigaseg.watershed.dynamics_watershed`.
+    seeds : ndarray of bool or None
+        Each connected component of these voxels is a seed.
+    """
+
+    levels: np.ndarray
+    mask: np.ndarray
+    pass_level: Callable[[np.ndarray], np.ndarray] | None = None
+    seeds: np.ndarray | None = None
+
+    @classmethod
+    def build(
+        cls,
+        evidence: Evidence,
+        how: Splitting,
+        spacing: tuple[float, ...] | None,
+        distances: Callable[[], np.ndarray],
+    ) -> "Relief":
+        """Build the relief of an array, or of a block of it.
+
+        Parameters
+        ----------
+        evidence : Evidence
+            Of the same voxels.
+        how : Splitting
+            Settings.
+        spacing : tuple of float or None
+            Voxel edges.
+        distances : callable
+            Returns what `gigaseg.watershed.distance_levels` gives on the whole array, for these
+            voxels; called only if they are flooded.
+        """
+        foreground = evidence.foreground(how)
+        if how.method == "components":
+            return cls(np.zeros(foreground.shape, np.uint8), foreground)
+        mask = np.ones_like(foreground) if how.fill else foreground
+        levels = distances() if how.level == "distance" else evidence.boundary
+        if how.seeds == "probability":
+            return cls(levels, mask, seeds=(evidence.core > 255 * how.seed_threshold) & mask)
+        rise = climb_distance(how.h, spacing) if how.level == "distance" else climb(how.h)
+        return cls(levels, mask, pass_level=rise)
+
+    def flood(self) -> np.ndarray:
+        """Return the instances, as uint32 ids in raster order of their first voxels."""
+        if self.pass_level is not None:
+            return dynamics_watershed(self.levels, self.mask, self.pass_level)
+        if self.seeds is not None:
+            seeds = components(self.seeds, objects="volume")
+            return seeded_watershed(self.levels, self.mask, seeds)
+        return components(self.mask, objects="volume")
+
 
 def segment(
     evidence: Evidence, how: Splitting, spacing: tuple[float, ...] | None = None
@@ -151,33 +224,19 @@ def segment(
     >>> segment(Evidence.read(inside[None], "foreground"), Splitting(ridge=False)).tolist()
     [[0, 1, 1, 1, 0, 2, 2]]
     """
-    foreground = evidence.inside > 255 * how.threshold
-    if how.method == "components":
-        labels = components(foreground, objects="volume")
-    elif foreground.any():
-        labels = _flood(evidence, foreground, how, spacing)
-    else:
-        labels = np.zeros(foreground.shape, np.uint32)
+    foreground = evidence.foreground(how)
+    if not foreground.any():
+        return np.zeros(foreground.shape, np.uint32)
+
+    def distances() -> np.ndarray:
+        return distance_levels(foreground, beyond=how.fill, spacing=spacing)
+
+    labels = Relief.build(evidence, how, spacing, distances).flood()
     if how.ridge:
         labels = grow_into_ridge(labels)
     if how.fill_holes:
         labels = fill_holes(labels)
     return renumber(drop_small(labels, how.minimum_size))
-
-
-def _flood(
-    evidence: Evidence, foreground: np.ndarray, how: Splitting, spacing: tuple[float, ...] | None
-) -> np.ndarray:
-    mask = np.ones_like(foreground) if how.fill else foreground
-    if how.level == "distance":
-        levels = distance_levels(foreground, beyond=how.fill, spacing=spacing)
-        pass_level = climb_distance(how.h, spacing)
-    else:
-        levels, pass_level = evidence.boundary, climb(how.h)
-    if how.seeds == "dynamics":
-        return dynamics_watershed(levels, mask, pass_level)
-    seeds = components((evidence.core > 255 * how.seed_threshold) & mask, objects="volume")
-    return seeded_watershed(levels, mask, seeds)
 
 
 def _choose(name: str, value: str, *allowed: str) -> None:

@@ -43,7 +43,8 @@ def grow_into_ridge(labels: np.ndarray) -> np.ndarray:
     [[0, 1, 1, 1, 2, 2, 2, 0]]
     """
     grown = np.array(labels, order="C")
-    _grow(as_volume(labels), as_volume(grown), _reach(labels.ndim))
+    padded = np.pad(labels, RIDGE_REACH)
+    _grow(as_volume(padded), as_volume(grown), _steps_within_reach(padded.shape))
     return grown
 
 
@@ -235,24 +236,24 @@ class Quanta:
     step: float
 
     @classmethod
-    def choose(cls, dtype: np.dtype, low: float, high: float) -> "Quanta":
+    def choose(cls, dtype: np.dtype, largest: float = 0.0) -> "Quanta":
         """Choose the step: 1 for integers, else 2**-37 of the largest magnitude's power of two.
 
         Parameters
         ----------
         dtype : dtype
             Integers of at most 32 bits, or floats.
-        low, high : float
-            Least and greatest value of the channel; integers need none.
+        largest : float
+            Largest magnitude in the channel; integers need none.
 
         Examples
         --------
-        >>> Quanta.choose(np.dtype("f4"), 0.0, 1.0).step == 2.0**-36
+        >>> Quanta.choose(np.dtype("f4"), 1.0).step == 2.0**-36
         True
         """
         if dtype.kind in "iub":
             return cls(1.0)
-        _, exponent = np.frexp(max(abs(low), abs(high)))
+        _, exponent = np.frexp(largest)
         return cls(float(np.ldexp(1.0, max(int(exponent) - _FRACTION, -1022))))
 
     def count(self, values: np.ndarray) -> np.ndarray:
@@ -299,64 +300,45 @@ def tally(
     return found
 
 
-def measure(
-    labels: np.ndarray, intensities: np.ndarray, spacing: Sequence[float]
-) -> dict[str, np.ndarray]:
-    """Measure each instance of a volume (z, y, x) with its image (c, z, y, x)."""
-    quanta = [Quanta.choose(c.dtype, float(c.min()), float(c.max())) for c in intensities]
-    channels = [q.count(c) for q, c in zip(quanta, intensities, strict=True)]
-    found = tally(labels, int(labels.max(initial=0)), channels)
-    return {
-        "voxels": found.voxels,
-        "centroid": found.centroids(spacing),
-        "start": found.start,
-        "stop": found.stop,
-        "mean": found.means(quanta),
-    }
-
-
-def _reach(ndim: int) -> np.ndarray:
-    """Return the steps to all voxels a ridge away: one to a face neighbour, one to any."""
-    face = ndimage.generate_binary_structure(ndim, 1)
-    ball = ndimage.binary_dilation(
-        np.pad(face, 1), ndimage.generate_binary_structure(ndim, ndim)
-    )
-    steps = np.argwhere(ball) - RIDGE_REACH
-    return np.pad(steps, ((0, 0), (3 - ndim, 0)))
+def _steps_within_reach(shape: Sequence[int]) -> np.ndarray:
+    """Return the flat offsets to all voxels a ridge away, the nearest first, in an array."""
+    cross = ndimage.generate_binary_structure(len(shape), 1)
+    cube = ndimage.generate_binary_structure(len(shape), len(shape))
+    steps = np.argwhere(ndimage.binary_dilation(np.pad(cross, 1), cube)) - RIDGE_REACH
+    steps = steps[np.argsort((steps**2).sum(axis=1), kind="stable")][1:]
+    return steps @ np.cumprod([1, *shape[:0:-1]])[::-1]
 
 
 @njit(cache=True, nogil=True)
-def _lowest_beside(labels, z, y, x):
-    """Return the lowest id among the face neighbours of a voxel, 0 if there is none."""
-    depth, height, width = labels.shape
-    lowest = labels.dtype.type(0)
-    for dz, dy, dx in _FACES:
-        k, j, i = z + dz, y + dy, x + dx
-        if 0 <= k < depth and 0 <= j < height and 0 <= i < width:
-            value = labels[k, j, i]
-            if value != 0 and (lowest == 0 or value < lowest):
-                lowest = value
-    return lowest
+def _grow(labels, grown, steps):
+    """Give background voxels to the lowest id beside them, if another id is within reach.
 
-
-@njit(cache=True, nogil=True)
-def _grow(labels, grown, reach):
-    depth, height, width = labels.shape
-    for z in range(depth):
-        for y in range(height):
-            for x in range(width):
-                if labels[z, y, x] != 0:
+    `labels` has a margin of background, and `steps` are offsets into it.
+    """
+    depth, height, width = grown.shape
+    pad = (labels.shape[0] - depth) // 2
+    deep = 1 if pad > 0 else 0  # in a plane, what lies above and below is the voxel itself
+    flat = labels.ravel()
+    for z in range(pad, pad + depth):
+        for y in range(RIDGE_REACH, RIDGE_REACH + height):
+            row, before, after = labels[z, y], labels[z, y - 1], labels[z, y + 1]
+            above, below = labels[z - deep, y], labels[z + deep, y]
+            for x in range(RIDGE_REACH, RIDGE_REACH + width):
+                beside = (row[x - 1], row[x + 1], before[x], after[x], above[x], below[x])
+                if row[x] != 0 or not (
+                    beside[0] | beside[1] | beside[2] | beside[3] | beside[4] | beside[5]
+                ):
                     continue
-                own = _lowest_beside(labels, z, y, x)
-                if own == 0:
-                    continue
-                for s in range(reach.shape[0]):
-                    k, j, i = z + reach[s, 0], y + reach[s, 1], x + reach[s, 2]
-                    if 0 <= k < depth and 0 <= j < height and 0 <= i < width:
-                        value = labels[k, j, i]
-                        if value != 0 and value != own:
-                            grown[z, y, x] = own
-                            break
+                own = row[x]
+                for value in beside:
+                    if value != 0 and (own == 0 or value < own):
+                        own = value
+                here = (z * labels.shape[1] + y) * labels.shape[2] + x
+                for s in steps:
+                    value = flat[here + s]
+                    if value != 0 and value != own:
+                        grown[z - pad, y - RIDGE_REACH, x - RIDGE_REACH] = own
+                        break
 
 
 @njit(cache=True, nogil=True)

@@ -1,24 +1,31 @@
 """Split: probabilities in, instances and a table of them out."""
 
-import io
-from collections.abc import Iterator, Mapping
-from math import prod
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..digests import volume_digest
 from ..fingerprints import digest, fingerprint
-from ..instances import Evidence, Splitting, Target, segment
-from ..ledger import Construction, write_atomically
-from ..objects import measure
-from ..pyramids import write_pyramid
+from ..instances import Splitting
+from ..labels import Objects
+from ..ledger import Construction
+from ..objects import Quanta, Tally
+from ..pyramids import create_pyramid
+from ..splitting import Cut, Work, label_dtype, split_volume
 from ..volumes import Volume, commit_labels, create_array, open_volume
 from . import Row, read_entries, run_lot, share_threads
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr", "pandas", "pyarrow")
 TABLES = (".objects.parquet", ".objects.csv")
+SCRATCH = "scratch"  # folder of a store under construction
+SCRATCH_CHUNK = 256  # px
 
 
 def run(
@@ -70,7 +77,7 @@ def run(
 def split_sample(
     inputs: Mapping[str, Mapping[str, Any]],
     store: Path,
-    objects: str,
+    objects: Objects,
     *,
     settings: Mapping[str, Any],
     code: str,
@@ -107,6 +114,7 @@ def split_sample(
         if not construction.committed:
             volumes = {name: open_volume(entry["store"]) for name, entry in inputs.items()}
             _fill(construction, **volumes, objects=objects, settings=settings, workers=workers)
+    shutil.rmtree(store / SCRATCH, ignore_errors=True)
     labels = open_volume(store)
     return {
         "store": store,
@@ -116,76 +124,29 @@ def split_sample(
         "spacing": labels.spacing,
         "dtype": str(labels.array.dtype),
         "instances": labels.attributes["instances"],
+        "digest": labels.attributes["digest"],
         "threshold": settings["instances"]["threshold"],
     }
 
 
-def label_planes(
-    probabilities: Any,
-    how: Splitting,
-    target: Target,
-    objects: str,
-    spacing: tuple[float, float, float],
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """Label a volume part by part: each plane by itself, or all planes together.
-
-    Parameters
-    ----------
-    probabilities : array-like of uint8, shape (c, z, y, x)
-        NumPy or Zarr; a part at a time is read.
-    how : Splitting
-        Settings.
-    target : {"foreground", "interior_boundary"}
-        What the channels mean.
-    objects : {"plane", "volume"}
-        One plane or all of them are a part.
-    spacing : tuple of float
-        Size of a voxel along z, y, x.
-
-    Yields
-    ------
-    planes : slice
-        Of the volume.
-    labels : ndarray of uint32, shape (planes, y, x)
-        Ids from 1 in every part.
-    """
-    depth = probabilities.shape[1]
-    if objects == "volume":
-        evidence = Evidence.read(np.asarray(probabilities[...]), target)
-        yield slice(0, depth), segment(evidence, how, spacing)
-        return
-    for z in range(depth):
-        evidence = Evidence.read(np.asarray(probabilities[:, z]), target)
-        yield slice(z, z + 1), segment(evidence, how, spacing[1:])[None]
-
-
-def label_dtype(shape: tuple[int, ...]) -> np.dtype:
-    """Return the type that holds one instance id per voxel, the most there can be.
-
-    Examples
-    --------
-    >>> label_dtype((1, 60_000, 60_000)), label_dtype((2, 60_000, 60_000))
-    (dtype('uint32'), dtype('uint64'))
-    """
-    return np.dtype(np.uint32 if prod(shape) <= np.iinfo(np.uint32).max else np.uint64)
-
-
 def object_table(
-    measured: Mapping[str, np.ndarray], *, objects: str, channels: list[str], voxel: float
+    found: Tally, means: np.ndarray, *, objects: str, channels: list[str], spacing: Sequence[float]
 ) -> pd.DataFrame:
     """Arrange what was measured as one row per instance.
 
     Parameters
     ----------
-    measured : mapping
-        As returned by `gigaseg.objects.measure`, and ``id``.
+    found : Tally
+        Of the instances 1, 2, ...
+    means : ndarray, shape (n, c)
+        Their mean intensities.
     objects : {"plane", "volume"}
         Whether a size is an area (``area_px``, ``area_um2``) or a volume (``volume_px``,
         ``volume_um3``).
     channels : list of str
         Names of the image's channels, for ``mean_<channel>``.
-    voxel : float
-        Size of one voxel in µm² or µm³.
+    spacing : sequence of float
+        Size of a voxel along z, y, x in µm.
 
     Returns
     -------
@@ -193,18 +154,19 @@ def object_table(
         ``id``, ``plane`` (the first), size, ``centroid_<axis>_um``, ``start_<axis>`` and
         ``stop_<axis>`` (half-open box in px), ``mean_<channel>``.
     """
-    size, power = ("area", 2) if objects == "plane" else ("volume", 3)
+    planar = objects == "plane"
+    size, power = ("area", 2) if planar else ("volume", 3)
+    centroids = found.centroids(spacing)
     columns = {
-        "id": measured["id"],
-        "plane": measured["start"][:, 0],
-        f"{size}_px": measured["voxels"],
-        f"{size}_um{power}": measured["voxels"] * voxel,
+        "id": np.arange(1, found.voxels.size + 1, dtype=np.uint64),
+        "plane": found.start[:, 0],
+        f"{size}_px": found.voxels,
+        f"{size}_um{power}": found.voxels * prod(spacing[planar:]),
     }
-    for k, axis in enumerate("zyx"):
-        columns[f"centroid_{axis}_um"] = measured["centroid"][:, k]
-    for end in ("start", "stop"):
-        columns |= {f"{end}_{axis}": measured[end][:, k] for k, axis in enumerate("zyx")}
-    columns |= {f"mean_{name}": measured["mean"][:, k] for k, name in enumerate(channels)}
+    columns |= {f"centroid_{axis}_um": centroids[:, k] for k, axis in enumerate("zyx")}
+    for end, corners in (("start", found.start), ("stop", found.stop)):
+        columns |= {f"{end}_{axis}": corners[:, k] for k, axis in enumerate("zyx")}
+    columns |= {f"mean_{name}": means[:, k] for k, name in enumerate(channels)}
     return pd.DataFrame(columns)
 
 
@@ -212,66 +174,77 @@ def _fill(
     construction: Construction,
     image: Volume,
     probabilities: Volume,
-    objects: str,
+    objects: Objects,
     settings: Mapping[str, Any],
     workers: int,
 ) -> None:
     """Write labels, tables and the pyramid, then the commit."""
-    store, storage = construction.path, settings["storage"]
-    dtype = label_dtype(probabilities.shape)
-    target = create_array(store, "0", probabilities.shape, dtype, storage=storage)
-    measured, count = _label(target, image, probabilities, objects, settings)
-    planar = objects == "plane"
-    table = object_table(
-        measured,
+    store, storage, shape = construction.path, settings["storage"], probabilities.shape
+    labels = create_pyramid(store, "", shape, label_dtype(shape), mode="nearest", storage=storage)
+    quanta = tuple(_quanta(image))
+    cut = Cut.choose(shape, objects, labels.shards)
+    work = Work(
+        probabilities=probabilities.array,
+        image=image.array,
+        fragments=_create_scratch(store, shape, cut),
+        folder=store / SCRATCH,
+        how=Splitting(**settings["instances"]),
+        target=settings["target"],
         objects=objects,
-        channels=image.attributes["channels"],
-        voxel=prod(image.spacing[planar:]),
+        spacing=probabilities.spacing,
+        quanta=quanta,
+        cut=cut,
+    )
+    found = split_volume(work, labels, construction.ledger, workers=workers)
+    names = image.attributes["channels"]
+    table = object_table(
+        found, found.means(quanta), objects=objects, channels=names, spacing=image.spacing
     )
     _write_tables(store, table)
     commit_labels(
         store,
         spacing=probabilities.spacing,
-        levels=write_pyramid(store, mode="nearest", storage=storage, workers=workers),
+        levels=labels.finish(workers),
         attributes={
             **construction.fingerprint,
             "fingerprint": digest(construction.fingerprint),
             "objects": objects,
-            "instances": count,
+            "instances": len(table),
+            "digest": volume_digest(labels.array, workers=workers),
         },
     )
 
 
-def _label(
-    target: Any,
-    image: Volume,
-    probabilities: Volume,
-    objects: str,
-    settings: Mapping[str, Any],
-) -> tuple[dict[str, np.ndarray], int]:
-    """Write the labels; return what was measured on the instances, and their number."""
-    how = Splitting(**settings["instances"])
-    parts, count = [], 0
-    for planes, labels in label_planes(
-        probabilities.array, how, settings["target"], objects, probabilities.spacing
-    ):
-        part = measure(labels, np.asarray(image.array[:, planes]), image.spacing)
-        offset = np.array([planes.start, 0, 0])
-        part["centroid"] = part["centroid"] + offset * image.spacing
-        part["start"], part["stop"] = part["start"] + offset, part["stop"] + offset
-        part["id"] = np.arange(1, part["voxels"].size + 1, dtype=target.dtype) + count
-        target[planes] = np.where(labels > 0, labels.astype(target.dtype) + count, 0)
-        count += part["voxels"].size
-        parts.append(part)
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}, count
+def _create_scratch(store: Path, shape: tuple[int, int, int], cut: Cut) -> Any:
+    """Create the array of fragments: a block is whole shards, and a halo few chunks."""
+    side = max(cut.flood[1:])
+    storage = {"chunk": gcd(side, SCRATCH_CHUNK), "shard": side}
+    return create_array(store / SCRATCH, "labels", shape, np.uint32, storage=storage)
+
+
+def _quanta(image: Volume) -> Iterator[Quanta]:
+    """Choose how the intensities of each channel are counted."""
+    dtype = image.array.dtype
+    if dtype.kind != "f":
+        yield from [Quanta.choose(dtype)] * image.channels
+        return
+    measured = image.attributes["statistics"]["volume"]
+    for low, high in zip(measured["minimum"], measured["maximum"], strict=True):
+        yield Quanta.choose(dtype, max(abs(low), abs(high)))
 
 
 def _write_tables(store: Path, table: pd.DataFrame) -> None:
-    binary = io.BytesIO()
-    table.to_parquet(binary, index=False)
-    parquet, csv = (_beside(store, suffix) for suffix in TABLES)
-    write_atomically(parquet, binary.getvalue())
-    write_atomically(csv, table.to_csv(index=False, lineterminator="\n"))
+    """Write the tables beside a store, each whole or not at all, row by row."""
+    writers = (
+        partial(table.to_parquet, index=False),
+        partial(table.to_csv, index=False, lineterminator="\n"),
+    )
+    for suffix, write in zip(TABLES, writers, strict=True):
+        draft = store / SCRATCH / f"table{suffix}"
+        write(draft)
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, _beside(store, suffix))
 
 
 def _beside(store: Path, suffix: str) -> Path:
