@@ -2,6 +2,7 @@
 # make test    the tests
 # make check   formatting, lint, types
 # make bench   the benchmarks of the tests, with times
+# make gigapixel  a plane of a gigapixel beside one of 64 megapixels: time and memory compared
 # make lock    write requirements.lock from the versions in .venv
 # make clean   remove .venv and what tools left behind; results and data stay
 #
@@ -14,7 +15,7 @@ CORES ?= all
 BIN := .venv/bin
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: run test check bench lock clean
+.PHONY: run test check bench lock clean gigapixel
 .DEFAULT_GOAL := run
 
 run: .venv/installed
@@ -32,6 +33,10 @@ check: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/pytest -q tests/benchmark --benchmark-enable --benchmark-only --benchmark-autosave
+
+gigapixel: .venv/installed
+	$(BIN)/snakemake --cores $(CORES) all --configfile config/gigapixel.yaml
+	$(BIN)/python .ci/scaling.py results/gigapixel megapixels gigapixel
 
 lock: .venv/installed
 	$(BIN)/python .ci/lock.py
