@@ -1,7 +1,16 @@
 """Exact distances against one Euclidean transform per label."""
 
 import numpy as np
-from gigaseg.distances import FAR, integer_spacing, squared_distance, two_nearest
+from gigaseg.distances import (
+    FAR,
+    integer_spacing,
+    squared_distance,
+    squared_distance_between,
+    two_nearest,
+)
+from gigaseg.geometry import blocks
+from gigaseg.levels import Survey, block_distance_levels
+from gigaseg.watershed import distance_levels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -42,3 +51,52 @@ def test_distance_to_sites_is_that_to_one_label(case):
     labels, spacing = case
     expected = nearest_of_all((labels > 0).astype(int), spacing)[0]
     np.testing.assert_array_equal(squared_distance(labels > 0, spacing), expected)
+
+
+@st.composite
+def masks_in_blocks(draw):
+    """Masks from nothing to everything, mostly with few sites that are far away."""
+    ndim = draw(st.sampled_from([2, 3]))
+    longest = 40 if ndim == 2 else 9
+    shape = draw(hnp.array_shapes(min_dims=ndim, max_dims=ndim, max_side=longest))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    mask = random.random(shape) < draw(st.sampled_from([0, 0.01, 0.1, 0.6, 0.9, 0.99, 0.999, 1]))
+    windows = list(blocks(shape, tuple(draw(st.integers(1, n)) for n in shape)))
+    return mask, windows, tuple(draw(STEPS) for _ in shape)
+
+
+@settings(deadline=None, max_examples=150)
+@given(masks_in_blocks(), st.integers(0, 12), st.booleans())
+def test_levels_of_a_block_are_those_of_the_volume(case, halo, beyond):
+    mask, windows, spacing = case
+    expected = distance_levels(mask, beyond=beyond, spacing=spacing)
+    surveys = [Survey.of(mask[window.slices], window) for window in windows]
+
+    def read(window):
+        assert window.clip(mask.shape) == window
+        return mask[window.slices]
+
+    for window in windows[:8]:
+        found = block_distance_levels(
+            read, window, mask.shape, surveys=surveys, halo=halo, beyond=beyond, spacing=spacing
+        )
+        np.testing.assert_array_equal(found, expected[window.slices])
+
+
+@settings(deadline=None, max_examples=80)
+@given(spaced_labels(), st.data())
+def test_distance_between_boxes_is_that_within_one(case, data):
+    labels, spacing = case
+    corners = [sorted(data.draw(st.integers(0, n)) for _ in "ab") for n in labels.shape]
+    here = tuple(slice(*ends) for ends in corners)
+    start = data.draw(st.tuples(*(st.integers(0, n - 1) for n in labels.shape)))
+    only = np.zeros_like(labels, bool)
+    only[here] = labels[here] > 0
+    expected = squared_distance(only, spacing)[tuple(slice(a, None) for a in start)]
+    found = squared_distance_between(
+        labels[here] > 0,
+        tuple(a - ends[0] for a, ends in zip(start, corners, strict=True)),
+        expected.shape,
+        integer_spacing(spacing),
+    )
+    np.testing.assert_array_equal(found, expected)

@@ -133,7 +133,7 @@ def squared_distance_between(
         before, after = squares.shape[:axis], squares.shape[axis + 1 :]
         size = int(np.prod(before, dtype=np.int64)), int(np.prod(after, dtype=np.int64))
         there = np.full((size[0], extent, size[1]), FAR)
-        lines = squares.reshape(size[0], -1, size[1])
+        lines = squares.reshape(size[0], squares.shape[axis], size[1])
         _project_along_axis(lines, there, begin, step * step)
         squares = there.reshape(*before, extent, *after)
     return squares

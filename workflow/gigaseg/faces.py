@@ -176,7 +176,7 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise ValueError(
             f"{len(content)} bytes are not the arrays of a block ({error}): delete the file they "
             f"are from, so that the block is done again"
