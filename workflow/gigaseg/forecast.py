@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 #: Stages in the order in which they run.
 STAGES = (
     "phantom", "fetch", "convert", "weigh", "train", "predict", "split", "evaluate",
+    "audit_seams",
 )  # fmt: skip
 
 #: Bytes on disk per byte in memory: measured on nuclei and membranes, rounded up.
@@ -204,6 +205,7 @@ MB = 1e6
 LIBRARIES = {
     "phantom": 150 * MB, "fetch": 150 * MB, "convert": 250 * MB, "weigh": 300 * MB,
     "train": 700 * MB, "predict": 500 * MB, "split": 400 * MB, "evaluate": 400 * MB,
+    "audit_seams": 500 * MB,
     "tabulate": 300 * MB, "report": 600 * MB, "verdict": 150 * MB,
 }  # fmt: skip
 LESSON = 2**31  # bytes of decoded samples that training keeps
@@ -225,17 +227,15 @@ def parameters(channels: int, classes: int, depth: int, width: int) -> int:
     return sum(double) + sum(up) + classes * (width + 1)
 
 
-def training_memory(channels: int, classes: int, network: Any, training: Any) -> float:
-    """Bytes of a training step: the network's own, and what the backward pass keeps of the tiles.
+def training_memory(network: Any, training: Any) -> float:
+    """Bytes that a training step keeps of its tiles for the way back.
 
-    Weights, gradients, two moments of Adam and two checkpoints: 6 values per parameter. Per pixel
-    and level about 8 maps of its width are kept (four convolutions, the concatenation of two and
-    its copies); levels below the first have half of the one above, together as much again; the
-    gradients of one level come on top.
+    Per pixel of the first level about 8 maps of its width are kept: four convolutions, the
+    concatenation of two and its copies. Each level below has half of the one above, together as
+    much again; the gradients of one level come on top.
     """
-    own = 6 * 4 * parameters(channels, classes, network["depth"], network["width"])
     maps = 8 * 4 * network["width"] * training["tile"] ** 2 * training["batch"]
-    return own + 3 * maps
+    return 3.0 * maps
 
 
 def prediction_memory(size: Size, network: Any, prediction: Any, shard: int) -> float:
@@ -283,7 +283,7 @@ def sample_memory(stage: str, size: Size, settings: Mapping[str, Any], shard: in
             return part + 2 * size.segment + 12 * found
         case "weigh":  # labels, two distances and two nearest ids per voxel of a block with halo
             return 80.0 * (1.2 * block if size.objects == "plane" else problem)
-        case "predict":
+        case "predict" | "audit_seams":
             return prediction_memory(size, settings["network"], settings["prediction"], shard)
         case "split":
             return 32.0 * problem

@@ -243,8 +243,9 @@ def _notes(outlook: Outlook) -> Iterator[str]:
     """Yield what the numbers rest on."""
     need = outlook.total
     assumed = ", ".join(f"{kind} {ratio:g}" for kind, ratio in TYPICAL.items())
-    yield f"Disk: bytes stored per byte, as usual ({assumed})."
-    yield "Memory: the peak of the largest job, rounded up. Time: all jobs one after another,"
-    yield "by what such jobs took before; unknown where there is no earlier one."
+    yield "Disk: stored bytes per byte of data as microscope images usually have them"
+    yield f"      ({assumed})."
+    yield "Memory: peak of the largest job, rounded up."
+    yield "Time: of all jobs, one after another, by earlier ones; unknown where there is none."
     if need.unseen:
         yield f"{need.unseen} samples are not here yet, and of unknown size: they are not counted."

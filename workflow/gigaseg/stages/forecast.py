@@ -1,0 +1,247 @@
+"""forecast: what the jobs that are left will take, and whether it is there; writes nothing."""
+
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..classes import NAMES
+from ..forecast import (
+    LESSON,
+    LIBRARIES,
+    Need,
+    Size,
+    disk,
+    duration,
+    parameters,
+    rates,
+    sample_memory,
+    stored,
+    total,
+    training_memory,
+)
+from ..outlook import Machine, Outlook, Part, brief, refusals, table, warnings
+from ..survey import (
+    Sizes,
+    bytes_present,
+    earlier,
+    jobs_left,
+    look_around,
+    measure,
+    speed_of,
+    work_of,
+)
+from ..volumes import shard_extent
+
+Job = Mapping[str, Any]
+
+THREADS = 2  # of every job but training, as the rules say
+LARGE = 10.0  # Mpx; samples from here on have lines of their own ...
+LINES = 10  # ... but at most this many of a data set
+COARSER = 4  # shards of coarser levels hold this many times as many voxels each way
+MODEL = 10  # files of a trained network
+BLOCKWISE = ("convert", "weigh", "predict")  # stages whose threads share the blocks of a sample
+RAW = 1.0  # bytes on disk per voxel of a drawn sample with its labels
+
+
+class CannotFit(OSError):
+    """A run needs more than there is."""
+
+
+def run(*, settings: Mapping[str, Any]) -> str:
+    """Write the forecast of all that is left, as text.
+
+    Parameters
+    ----------
+    settings : mapping
+        What `gigaseg.plan.Plan.forecast` tells.
+    """
+    outlook, machine, present = look_ahead(settings, local=True)
+    notes = [*refusals(outlook, machine, present), *warnings(outlook, machine, present)]
+    return "\n".join([table(outlook, machine), *(f"Look out: {note}" for note in notes)])
+
+
+def before_run(settings: Mapping[str, Any], *, local: bool) -> str:
+    """Write the forecast of a run that is about to begin, in a few lines.
+
+    Parameters
+    ----------
+    settings : mapping
+        What `gigaseg.plan.Plan.forecast` tells.
+    local : bool
+        Whether the jobs run on this machine, whose memory then counts.
+
+    Raises
+    ------
+    CannotFit
+        If it needs more disk or memory than there is; the message says what to change.
+    """
+    outlook, machine, present = look_ahead(settings, local=local)
+    if not outlook.stages:
+        return ""
+    if problems := refusals(outlook, machine, present):
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise CannotFit(f"This run cannot fit, so nothing was begun:{lines}")
+    notes = warnings(outlook, machine, present)
+    return "\n".join([brief(outlook, machine), *(f"Look out: {note}" for note in notes)])
+
+
+def look_ahead(settings: Mapping[str, Any], *, local: bool) -> tuple[Outlook, Machine, float]:
+    """Forecast the jobs that are left.
+
+    Returns
+    -------
+    outlook : Outlook
+    machine : Machine
+    present : float
+        Bytes that the stores to be made have already; looked for only where the disk is short.
+    """
+    machine = look_around(Path(settings["config"]["results"]), local=local)
+    left = jobs_left(settings)
+    if not left:
+        return Outlook({}, {}), machine, 0.0
+    sizes = measure(settings, left)
+    speeds = rates(earlier(settings, sizes), socket.gethostname())
+    outlook = _Forecast(settings, sizes, speeds).outlook(left)
+    short = outlook.total.disk > machine.disk
+    return outlook, machine, bytes_present(left) if short else 0.0
+
+
+@dataclass
+class _Forecast:
+    """What is known before a run, and the needs that follow."""
+
+    settings: Mapping[str, Any]
+    sizes: Sizes
+    speeds: Mapping[tuple[str, str], float]
+    faults: dict[str, str] = field(default_factory=dict)
+
+    def outlook(self, left: Sequence[Job]) -> Outlook:
+        """Put the needs of jobs together: by group of samples, and by stage."""
+        titles = self._titles(left)
+        groups: dict[str, dict[str, Need]] = {title: {} for title in dict.fromkeys(titles.values())}
+        stages: dict[str, Need] = {}
+        for job in left:
+            stage = job["stage"]
+            stages[stage] = stages.get(stage, Need()) + self.need(job, job["samples"])
+            for title, names in _grouped(job, titles).items():
+                known = groups.setdefault(title, {})
+                known[stage] = known.get(stage, Need()) + self.need(job, names)
+        extremes = [self._extreme(job) for job in left if job["samples"]]
+        return Outlook(groups, stages, extremes, [*self.sizes.faults, *self.faults.values()])
+
+    def need(self, job: Job, names: Iterable[str]) -> Need:
+        """Forecast one job, as far as it works on these samples."""
+        names = list(names)
+        known = [self.sizes[name] for name in names if name in self.sizes]
+        speed = self.speeds.get((job["stage"], speed_of(job, self.settings)))
+        time = duration(work_of(job, known, self.settings), speed)
+        peak = Need(jobs=1, memory=self._peak(job, known))
+        return peak + time + self._disk(job, known) + Need(unseen=len(names) - len(known))
+
+    def _settings(self, job: Job) -> Mapping[str, Any]:
+        config = self.settings["config"]
+        return {**config, **config["experiments"].get(job.get("experiment"), {})}
+
+    def _disk(self, job: Job, known: Sequence[Size]) -> Need:
+        stage, settings = job["stage"], self._settings(job)
+        if stage == "train":
+            return Need(disk=2 * 4 * self._parameters(job, known), files=MODEL)
+        if stage == "phantom":
+            return Need(disk=RAW * sum(size.voxels for size in known), files=2 * len(known))
+        target = settings.get("target", "foreground")
+        return total(_store(stage, size, target, *_cut(size, settings)) for size in known)
+
+    def _peak(self, job: Job, known: Sequence[Size]) -> float:
+        stage, settings = job["stage"], self._settings(job)
+        peak = LIBRARIES[stage]
+        if stage == "train":
+            kept = sum(
+                s.voxels * (s.shape[0] * s.itemsize + 5) for s in known
+            )  # target, separation
+            return peak + min(LESSON, kept) + self._step(job, known)
+        at_once = 1 if stage == "phantom" else min(THREADS, len(known))
+        threads = THREADS if stage in BLOCKWISE else at_once
+        hands = (self._in_hand(stage, size, settings) for size in set(known))
+        return peak + threads * max(hands, default=0.0)
+
+    def _in_hand(self, stage: str, size: Size, settings: Mapping[str, Any]) -> float:
+        try:
+            return sample_memory(stage, size, settings, _cut(size, settings)[0])
+        except ValueError as error:  # no tile fits: the stage will say it of every such sample
+            self.faults[str(error)] = f"{stage}: {error}"
+            return 0.0
+
+    def _step(self, job: Job, known: Sequence[Size]) -> float:
+        experiment = self._settings(job)
+        own = 6 * 4 * self._parameters(job, known)
+        return own + training_memory(experiment["network"], experiment["training"])
+
+    def _parameters(self, job: Job, known: Sequence[Size]) -> int:
+        experiment = self._settings(job)
+        channels, classes = max((s.shape[0] for s in known), default=1), NAMES[experiment["target"]]
+        network = experiment["network"]
+        return parameters(channels, len(classes), network["depth"], network["width"])
+
+    def _titles(self, left: Sequence[Job]) -> dict[str, str]:
+        """Say under which heading each sample stands, in the order of the sheet."""
+        datasets: dict[str, list[str]] = {}
+        for name in dict.fromkeys(n for j in left if j["stage"] != "train" for n in j["samples"]):
+            datasets.setdefault(name.partition("/")[0], []).append(name)
+        titles = {}
+        for dataset, names in datasets.items():
+            sized = {name: self.sizes[name] for name in names if name in self.sizes}
+            large = sorted(sized, key=lambda name: -sized[name].mpx)[:LINES]
+            alone = {name for name in large if sized[name].mpx >= LARGE}
+            rest = [name for name in names if name not in alone]
+            mpx = sum(sized[name].mpx for name in rest if name in sized)
+            together = f"{dataset}: {_count(len(rest))}, {mpx:,.1f} Mpx"
+            for name in names:
+                titles[name] = _title(name, sized[name]) if name in alone else together
+        return titles
+
+    def _extreme(self, job: Job) -> Part:
+        """Describe the largest sample of a job."""
+        known = [name for name in job["samples"] if name in self.sizes]
+        if not known or job["stage"] == "train":
+            return Part(job.get("experiment") or job["stage"], job["stage"], self.need(job, known))
+        name = max(known, key=lambda name: self.sizes[name].voxels * self.sizes[name].shape[0])
+        header = self.sizes.headers.get(name)
+        path = self.settings["samples"][name]["image"] if header else ""
+        stored_bytes = header.stored if header else 0
+        return Part(
+            name, job["stage"], self.need(job, [name]), self.sizes[name], path, stored_bytes
+        )
+
+
+def _count(samples: int) -> str:
+    return f"{samples:,} sample{'s' if samples != 1 else ''}"
+
+
+def _title(name: str, size: Size) -> str:
+    extents = " x ".join(str(n) for n in size.shape[1:] if n > 1)
+    return f"{name}: {extents} px, {size.mpx:,.1f} Mpx"
+
+
+def _grouped(job: Job, titles: Mapping[str, str]) -> dict[str, list[str]]:
+    """Part the samples of a job by heading; training is the experiment's own."""
+    if job["stage"] == "train":
+        return {f"experiment {job['experiment']}": list(job["samples"])}
+    groups: dict[str, list[str]] = {}
+    for name in job["samples"]:
+        groups.setdefault(titles[name], []).append(name)
+    return groups
+
+
+def _cut(size: Size, settings: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the extents of a block and of the smallest level."""
+    storage = settings["storage"]
+    return shard_extent(size.shape, storage), storage["smallest_level"]
+
+
+@cache
+def _store(stage: str, size: Size, target: str, shard: int, smallest: int) -> Need:
+    arrays = stored(stage, size, target)
+    return disk(arrays, shard=shard, smallest=smallest, coarser=COARSER)
