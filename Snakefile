@@ -25,15 +25,10 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [library, inherited]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-include: "workflow/rules/common.smk"
-include: "workflow/rules/raw.smk"
-include: "workflow/rules/convert.smk"
-include: "workflow/rules/weigh.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/predict.smk"
-include: "workflow/rules/split.smk"
-include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/report.smk"
+chapters = "common raw convert weigh train predict split evaluate audit report forecast"
+for chapter in chapters.split():
+
+    include: f"workflow/rules/{chapter}.smk"
 
 
 rule all:
@@ -45,6 +40,7 @@ rule all:
 onstart:
     # One run at a time, in place of Snakemake's lock, which outlives a killed run.
     try:
+        foresee(workflow)
         lock.hold(plan.results)
     except OSError as problem:
         sys.exit(str(problem))

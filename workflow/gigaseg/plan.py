@@ -14,7 +14,9 @@ from .samples import Fold, Sample
 from .settings import SettingsError, resolve
 
 LOT_STAGES = ("convert", "weigh")  # once per lot
-MODEL_STAGES = ("predict", "split", "evaluate")  # once per lot and model
+MODEL_STAGES = ("predict", "split", "evaluate", "audit_seams")  # once per lot and model
+
+FOLDERS = {"audit_seams": "audit"}  # where they are not called like the stage
 
 # Sections of the settings that decide the result of a stage. A job is told these and no others, so
 # that an edit elsewhere leaves it alone. Those in `settings.PER_EXPERIMENT`, and the target, are
@@ -26,7 +28,11 @@ SECTIONS = {
     "predict": ("prediction", "storage"),
     "split": ("instances", "storage", "target"),
     "evaluate": ("evaluation", "target"),
+    "audit_seams": ("audit", "prediction", "storage"),
 }
+
+# How many jobs share a prediction never changes it, so they are not told.
+UNTOLD = {"prediction": {"jobs_per_sample"}}
 
 ROW = ("labels", "objects", "channels", "spacing")  # what a data set says of each of its samples
 
@@ -98,8 +104,9 @@ class Plan:
         experiment, fold = model or ("{experiment}", "{fold}")
         if stage in LOT_STAGES:
             return f"{self.results}/{stage}/{lot}.json"
-        if stage in MODEL_STAGES:
-            return f"{self.results}/{stage}/{experiment}/fold-{fold}/{lot}.json"
+        if stage in (*MODEL_STAGES, "predict_open"):
+            folder = FOLDERS.get(stage, stage)
+            return f"{self.results}/{folder}/{experiment}/fold-{fold}/{lot}.json"
         if stage == "train":
             return f"{self.results}/train/{experiment}/fold-{fold}.json"
         raise KeyError(stage)
@@ -118,6 +125,23 @@ class Plan:
             for model, roles in self._roles.items()
             for lot in self._lots_of(row for row in roles if _concerns(stage, row))
         ]
+
+    def parts(self, lot: str, model: tuple[str, Any]) -> list[str]:
+        """List the manifests of the jobs among which a lot's prediction is divided, if any."""
+        count = self.settings["experiments"][model[0]]["prediction"]["jobs_per_sample"]
+        if count == 1:
+            return []
+        return [self.part(lot, model, (part, count)) for part in range(1, count + 1)]
+
+    def part(
+        self,
+        lot: str = "{lot}",
+        model: tuple[str, Any] = ("{experiment}", "{fold}"),
+        part: tuple[Any, Any] = ("{part}", "{parts}"),
+    ) -> str:
+        """Return where one of these jobs leaves its manifest; by default a pattern of all."""
+        folder = f"{self.results}/predict_part/{model[0]}/fold-{model[1]}/{lot}"
+        return f"{folder}/{part[0]}-of-{part[1]}.json"
 
     def weighed(self, experiment: str, fold: Any) -> list[str]:
         """List the weigh manifests that a model's training reads."""
@@ -171,6 +195,9 @@ class Plan:
         """
         experiment = self.settings["experiments"][model[0]] if model else {}
         told = {key: experiment.get(key, self.settings.get(key)) for key in SECTIONS[stage]}
+        for section, keys in UNTOLD.items():
+            if section in told:
+                told[section] = {k: v for k, v in told[section].items() if k not in keys}
         if model:
             told |= {"experiment": model[0], "fold": int(model[1])}
             told |= self._parts(*model) if stage == "train" else {}
@@ -201,6 +228,28 @@ class Plan:
     def tabulate(self) -> str:
         """Return the settings of the job that joins all scores."""
         return canonical_json({"evaluate": self.manifests("evaluate")})
+
+    def audit(self) -> str:
+        """Return what the audit is told: what each manifest must say, and what its job read."""
+        return self._audit
+
+    def audited(self) -> str:
+        """Return where the audit leaves its manifest: another place after any edit.
+
+        So it runs after an edit even where Snakemake's own records are lost.
+        """
+        return f"{self.results}/audit/{_digest(self._audit)}.json"
+
+    @cached_property
+    def _audit(self) -> str:
+        jobs = [
+            {"stage": job["stage"], "output": job["outputs"][0], "inputs": job["inputs"]}
+            | job["stamp"]
+            for job in self._jobs()
+        ]
+        scores = {"stage": "tabulate", "output": f"{self.results}/evaluate/scores.json"}
+        jobs.append(scores | {"inputs": [], **_stamp("tabulate", self.tabulate())})
+        return canonical_json({"jobs": jobs})
 
     def report(self) -> str:
         """Return the settings of the report: those of the whole run, and the results it shows."""
@@ -267,7 +316,7 @@ class Plan:
             "inputs": self._inputs(stage, lot, model),
             "experiment": model[0] if model else None,
             # What the manifest carries if it is up to date.
-            "stamp": {"settings": sha256(told.encode()).hexdigest(), "code": code(stage)},
+            "stamp": _stamp(stage, told),
         }
 
     def _inputs(self, stage: str, lot: str, model: tuple[str, int] | None) -> list[str]:
@@ -281,6 +330,9 @@ class Plan:
                 return self.weighed(*(model or ()))
             case "predict":
                 return [self.path("convert", lot), self.path("train", model=model)]
+            case "audit_seams":
+                predicted = self.path("predict", lot, model)
+                return [*self._inputs("predict", lot, model), predicted]
         earlier = MODEL_STAGES[: MODEL_STAGES.index(stage)]
         return [self.path("convert", lot), *(self.path(s, lot, model) for s in earlier)]
 
@@ -312,6 +364,15 @@ class Plan:
             "label": str(root / row.label) if row.label else None,
             **{key: dataset[key] for key in ROW},
         }
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def _stamp(stage: str, told: str) -> dict[str, str]:
+    """Return what a job's manifest says of the settings and the code it was made with."""
+    return {"settings": _digest(told), "code": code(stage)}
 
 
 def _name(row: Sample) -> str:

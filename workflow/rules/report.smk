@@ -11,6 +11,7 @@ rule report:
         scores=rules.tabulate.output.manifest,
         train=plan.manifests("train"),
         outcomes=plan.outcomes(),
+        audit=rules.audit.output.manifest,
         page=[f"{template}.{kind}" for kind in ("html.jinja", "css", "js")],
     output:
         manifest=f"{RESULTS}/report/report.json",
@@ -43,6 +44,7 @@ rule verdict:
     input:
         report=rules.report.output.manifest,
         outcomes=plan.outcomes(),
+        audit=rules.audit.output.manifest,
     output:
         manifest=f"{RESULTS}/verdict.json",
     log:

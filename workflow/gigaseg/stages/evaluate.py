@@ -144,7 +144,8 @@ def evaluate_sample(
         inputs={entry["stage"]: entry["fingerprint"] for entry in (image, probability, instances)},
         libraries=LIBRARIES,
     )
-    facts = {"store": None, "fingerprint": digest(stamp), "scored": row["label"] is not None}
+    facts = {"store": None, "fingerprint": digest(stamp), "inputs": stamp["inputs"]}
+    facts |= {"scored": row["label"] is not None}
     if not facts["scored"]:
         return Evaluated([], facts)
     truth = open_volume(image["store"], "truth")

@@ -1,0 +1,13 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import audit
+
+logs.start(snakemake.log[0], "audit")
+audit.run(
+    manifest=Path(snakemake.output.manifest),
+    settings=json.loads(snakemake.params.settings),
+    code=snakemake.params.code,
+    threads=snakemake.threads,
+)

@@ -1,0 +1,15 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import audit_seams
+
+logs.start(snakemake.log[0], " ".join(["audit_seams", *snakemake.wildcards]))
+audit_seams.run(
+    manifest=Path(snakemake.output.manifest),
+    convert=Path(snakemake.input.convert),
+    predict=Path(snakemake.input.predict),
+    train=Path(snakemake.input.train),
+    settings=json.loads(snakemake.params.settings),
+    code=snakemake.params.code,
+)
