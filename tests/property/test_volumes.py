@@ -1,9 +1,10 @@
 """Stores return what was written, whatever the shape, chunk, shard, order and threads."""
 
 import numpy as np
+import zarr
 from gigaseg import volumes
 from gigaseg.blockwise import map_blocks
-from gigaseg.pyramids import write_pyramid
+from gigaseg.pyramids import create_pyramid, write_pyramid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ extents = st.integers(1, 24)
 
 @st.composite
 def storages(draw):
-    chunk = draw(st.integers(1, 16))
+    chunk = draw(st.integers(3, 16))
     shard = chunk * draw(st.integers(1, 3))
     return {"chunk": chunk, "shard": shard, "smallest_level": draw(st.integers(1, 20))}
 
@@ -21,10 +22,10 @@ def storages(draw):
 @st.composite
 def images(draw):
     shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 3), extents, extents))
-    dtype = draw(st.sampled_from(["u1", "i2", "u4", "f4"]))
+    dtype = draw(st.sampled_from(["?", "u1", "i1", "u2", "i2", "u4", "f4"]))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     # Many zeros: chunks of zeros are not stored.
-    values = rng.integers(0, 100, shape) * (rng.random(shape) < draw(st.sampled_from([0, 0.01, 1])))
+    values = rng.integers(0, 127, shape) * (rng.random(shape) < draw(st.sampled_from([0, 0.01, 1])))
     return values.astype(dtype)
 
 
@@ -68,3 +69,53 @@ def test_levels_equal_the_slow_ones(tmp_path_factory, image, storage, mode, work
         expected = slow_level(expected, mode)
     assert max(levels[-1].shape[-2:]) <= storage["smallest_level"]
     assert all(max(level.shape[-2:]) > storage["smallest_level"] for level in levels[:-1])
+
+
+@quick
+@given(images(), storages(), st.sampled_from(["mean", "nearest"]), st.integers(1, 3), st.data())
+def test_levels_made_along_with_level_0_are_the_same(
+    tmp_path_factory, image, storage, mode, workers, data
+):
+    store = tmp_path_factory.mktemp("store")
+    pyramid = create_pyramid(store, "", image.shape, image.dtype, mode=mode, storage=storage)
+    _, y, x = pyramid.shards[-3:]
+    block = (1, y * data.draw(st.integers(1, 2)), x * data.draw(st.integers(1, 2)))
+    ledger = Books()
+    keep = {"block": block, "ledger": ledger, "workers": workers}
+    map_blocks(same, [image], [pyramid], **keep)
+    for path in sorted((store / ".levels").rglob("c/**/*")):
+        if path.is_file() and data.draw(st.booleans()):
+            path.write_bytes(path.read_bytes()[:-3])  # torn by a kill
+    map_blocks(fails, [image], [pyramid], **keep)  # nothing is computed again
+    for _ in range(data.draw(st.integers(1, 2))):  # killed before the commit
+        again = create_pyramid(store, "", image.shape, image.dtype, mode=mode, storage=storage)
+        map_blocks(fails, [image], [again], **keep)
+        count = again.finish(workers)
+    levels = [zarr.open_array(store / str(level), mode="r") for level in range(count)]
+    assert max(levels[-1].shape[-2:]) <= storage["smallest_level"]
+    expected = image
+    for level in levels:
+        np.testing.assert_array_equal(level[:], expected)
+        expected = slow_level(expected, mode)
+    assert {p.name for p in store.iterdir()} == {str(level) for level in range(count)}
+
+
+class Books:
+    """A ledger in memory."""
+
+    def __init__(self):
+        self.checksums = {}
+
+    def check(self):
+        pass
+
+    def record(self, block, checksum, voxels):  # noqa: ARG002
+        self.checksums[block] = checksum
+
+
+def same(data, inner):  # noqa: ARG001
+    return data
+
+
+def fails(data, inner):  # noqa: ARG001
+    raise AssertionError

@@ -11,8 +11,9 @@ into one shard.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,6 +24,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from . import ome
+from .disk import writing
 from .ledger import clear_block, write_atomically
 
 __all__ = [
@@ -34,10 +36,13 @@ __all__ = [
     "foreign_codecs",
     "open_arrays",
     "open_volume",
+    "shard_extent",
 ]
 
 # Sharded reads and writes are 2 to 3 times faster than with zarr's own pipeline.
 zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+
+_config = threading.Lock()  # zarr's settings are those of all threads
 
 STAGES = ("convert", "weigh", "predict", "split")
 
@@ -91,13 +96,38 @@ def foreign_codecs() -> AbstractContextManager[Any]:
     return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"})
 
 
+def shard_extent(shape: Sequence[int], storage: Mapping[str, Any]) -> int:
+    """Return the extent of a volume's shards in y and x, which is that of the blocks of work.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the volume at full resolution; y and x come last.
+    storage : mapping
+        ``chunk``, and ``shard``: an extent in voxels, or ``auto``, which is few files for large
+        planes and many blocks for small ones: the next multiple of the chunk from 1024 on below
+        8192 px, from 4096 on for larger planes.
+
+    Examples
+    --------
+    >>> shard_extent((1, 5000, 6000), {"chunk": 256, "shard": "auto"})
+    1024
+    >>> shard_extent((1, 5000, 32768), {"chunk": 256, "shard": "auto"})
+    4096
+    """
+    if storage["shard"] != "auto":
+        return int(storage["shard"])
+    least = 1024 if max(shape[-2:]) < 8192 else 4096
+    return -(-least // storage["chunk"]) * int(storage["chunk"])
+
+
 def create_array(
     store: Path,
     name: str,
     shape: Sequence[int],
     dtype: Any,
     *,
-    storage: Mapping[str, int],
+    storage: Mapping[str, Any],
     fill_value: float = 0,
 ) -> zarr.Array:
     """Create an array in a store under construction, or return the one an earlier try created.
@@ -113,7 +143,8 @@ def create_array(
     dtype : dtype-like
         Any numeric or bool type.
     storage : mapping
-        ``chunk`` and ``shard``: extent in y and x, in voxels; both are clipped to the volume.
+        ``chunk`` and ``shard``: extent in y and x, in voxels; both are clipped to the volume. For
+        ``shard: auto`` see `shard_extent`.
     fill_value : float
         Value of what is never written; chunks that hold nothing else are not stored.
 
@@ -126,6 +157,8 @@ def create_array(
     ------
     ValueError
         If the shard is not a whole number of chunks, or `shape` has no (z, y, x).
+    DiskError
+        If it cannot be written.
 
     Examples
     --------
@@ -137,23 +170,36 @@ def create_array(
     """
     chunks, shards = _cut(shape, storage)
     path = store / name
-    wanted = (tuple(shape), np.dtype(dtype), chunks, shards)
+    options: dict[str, Any] = {
+        "shape": tuple(shape),
+        "dtype": np.dtype(dtype),
+        "chunks": chunks,
+        "shards": shards,
+        "compressors": [ZstdCodec(level=3), Crc32cCodec()],
+        "fill_value": fill_value,
+        "dimension_names": _axes(len(shape)),
+        "zarr_format": 3,
+    }
+    memory: dict[str, Any] = {}
+    zarr.create_array(store=memory, **options)
     if (path / "zarr.json").exists():
-        array = zarr.open_array(path, mode="r+")
-        if (array.shape, array.dtype, array.chunks, array.shards) == wanted:
-            return array
-        shutil.rmtree(path)
-    return zarr.create_array(
-        store=path,
-        shape=tuple(shape),
-        dtype=np.dtype(dtype),
-        chunks=chunks,
-        shards=shards,
-        compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        fill_value=fill_value,
-        dimension_names=_axes(len(shape)),
-        zarr_format=3,
-    )
+        if (path / "zarr.json").read_bytes() == memory["zarr.json"].to_bytes():
+            with _chunks_in_order():
+                return zarr.open_array(path, mode="r+")
+        shutil.rmtree(path)  # torn, or of another array
+    with writing(path), _chunks_in_order():
+        return zarr.create_array(store=path, **options)
+
+
+@contextmanager
+def _chunks_in_order() -> Iterator[None]:
+    """Make arrays opened here encode the chunks of a shard one by one.
+
+    Several at once would land in the shard in any order, and equal values in unequal files. Whole
+    shards are written at once all the same, and those are what threads share.
+    """
+    with _config, zarr.config.set({"threading.max_workers": 1}):
+        yield
 
 
 @clear_block.register
@@ -324,10 +370,10 @@ def _axes(ndim: int) -> str:
     return axes
 
 
-def _cut(shape: Sequence[int], storage: Mapping[str, int]) -> tuple[tuple[int, ...], ...]:
+def _cut(shape: Sequence[int], storage: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a chunk and of a shard."""
     channels, plane = tuple(shape[: len(_axes(len(shape))) - 3]), shape[-2:]
-    chunk, shard = storage["chunk"], storage["shard"]
+    chunk, shard = storage["chunk"], shard_extent(shape, storage)
     if chunk < 1 or shard % chunk:
         raise ValueError(f"storage: shard {shard} is not a multiple of chunk {chunk}")
     chunks = [min(chunk, n) for n in plane]
