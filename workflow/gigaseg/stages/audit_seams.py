@@ -137,6 +137,12 @@ class Audit:
         how = {key: chosen[key] for key in ("batch", "symmetries")}
         predictor = Predictor(model.network, runtime, lane=model.lane, **how)
         grid = TileGrid(model.architecture.geometry, chosen["tile"])
+        if stored["step"] != grid.step:
+            raise ValueError(
+                f"{stored['store']} is not seamless: it was predicted in steps of {stored['step']} "
+                f"px, but only steps of {grid.step} px keep tiles of {grid.tile} px on the "
+                f"network's lattice of {grid.geometry.lattice} px: predict it again"
+            )
         return cls(*volumes, predictor, model.metadata["intensity"], grid)
 
     @property
@@ -153,21 +159,22 @@ class Audit:
         """Predict a window again, and compare."""
         drawn, step = straddle.window, self.grid.step
         size = audit_size(self.geometry, step)
-        again = self._predict(drawn, self.geometry.input_size(size))
+        again = self._predict(drawn.start, self.geometry.input_size(size))
         seen = drawn.clip(self.stored.shape)
         difference = compare(_cut(self.stored.array, seen), _cut(again, seen.within(drawn)))
         # The tile of the stored grid in which the window starts.
         z, y, x = drawn.start
         top, left = y // step * step, x // step * step
         home = Window((z, top, left), (z + 1, top + step, left + step))
-        there, both = self._predict(home, self.grid.tile), Window(drawn.start, home.stop)
+        there, both = self._predict(home.start, self.grid.tile), Window(drawn.start, home.stop)
         both = both.clip(self.stored.shape)
         delta = _cut(again, both.within(drawn)) - _cut(there, both.within(home))
         return Check(straddle, difference, float(np.abs(delta).max()))
 
-    def _predict(self, window: Window, tile: int) -> np.ndarray:
-        """Predict one plane's window by one tile; float32, shape (c, 1, y, x)."""
-        grid, z = TileGrid(self.geometry, tile), window.start[0]
+    def _predict(self, start: tuple[int, ...], tile: int) -> np.ndarray:
+        """Predict the output window of one tile, of one plane; float32, shape (c, 1, y, x)."""
+        grid, z = TileGrid(self.geometry, tile), start[0]
+        window = Window(start, start).expand((0, 0, 0), (1, grid.step, grid.step))
         data = read_mirrored(self.image.array, window.expand((0, grid.halo, grid.halo)))
         constants = intensity_window(self.image.attributes["statistics"], self.intensity, z)
         return self.predictor.probabilities(data[:, 0], grid, constants)[:, None]
