@@ -10,6 +10,7 @@ from gigaseg.geometry import Window, read_mirrored
 from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
 from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.runtime import hardware_name
 from gigaseg.stages import predict, read_entries
 from gigaseg.tiling import TileGrid
 from gigaseg.unet import Architecture, UNet
@@ -70,6 +71,7 @@ class Project:
                     "status": "done",
                     "message": None,
                     "store": f"d/{name}.ome.zarr",
+                    "shape": image.shape,
                     "fingerprint": f"image {name}",
                 }
             )
@@ -112,6 +114,7 @@ class Project:
                 "batch": 1,
                 "symmetries": 1,
                 "checkpoint": "best",
+                "compile": "auto",
                 **changes,
             },
         }
@@ -246,10 +249,12 @@ def test_a_tile_that_does_not_fit_the_blocks_is_a_fault_of_the_large_sample(proj
 
 
 def test_the_device_is_noted_with_the_attempt(project):
-    project.predict()
+    tile = project.predict()["large"]["tile"]
     books = project.root / "predict/e/fold-0/d/large.ome.zarr/.gigaseg/attempts.jsonl"
     notes = [json.loads(line) for line in books.read_text().splitlines()]
-    assert [note["device"] for note in notes if note["event"] == "note"] == ["cpu"]
+    begun, computed = [note for note in notes if note["event"] == "note"]
+    assert (begun["device"], begun["precision"], begun["tile"]) == ("cpu", "float32", tile)
+    assert computed["hardware"] == hardware_name(torch.device("cpu"))
     manifest = read_manifest(project.root / "predict/e/fold-0/d-0000.json")
     assert "device" not in manifest["samples"][0]
 

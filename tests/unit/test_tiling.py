@@ -2,13 +2,22 @@
 
 import pytest
 from gigaseg.geometry import UNetGeometry
-from gigaseg.tiling import LARGEST_TILE, TileGrid, check_tile, choose_tile, tile_memory_gb
+from gigaseg.tiling import (
+    LARGEST_TILE,
+    TileGrid,
+    check_tile,
+    choose_tile,
+    share_blocks,
+    tile_memory_gb,
+)
+from hypothesis import given
+from hypothesis import strategies as st
 
 PAPER = UNetGeometry(4)
 
 
-def choose(shape, block=(1024, 1024), geometry=PAPER, width=16, memory_gb=2.0):
-    return choose_tile(geometry, shape, block, width=width, memory_gb=memory_gb)
+def choose(shape, block=(1024, 1024), geometry=PAPER, width=16, memory_gb=2.0, device="cpu"):
+    return choose_tile(geometry, shape, block, width=width, memory_gb=memory_gb, device=device)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +38,13 @@ def test_the_grid_that_reads_fewest_pixels_is_chosen(shape, tile):
 @pytest.mark.parametrize("shape", [(1, 1), (300, 1000), (1025, 40), (5000, 5000)])
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("depth", [1, 3, 5])
-def test_every_choice_is_legal_fits_the_blocks_and_the_memory(shape, padding, depth):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_choice_is_legal_fits_the_blocks_and_the_memory(shape, padding, depth, device):
     geometry = UNetGeometry(depth, padding)
-    tile = choose(shape, geometry=geometry, width=64, memory_gb=1.0)
+    tile = choose(shape, geometry=geometry, width=64, memory_gb=1.0, device=device)
     geometry.check(tile)
     check_tile(geometry, tile, shape, (1024, 1024))
-    assert tile <= LARGEST_TILE
+    assert tile <= LARGEST_TILE[device]
     assert tile_memory_gb(tile, 64) <= 1.0
 
 
@@ -44,8 +54,26 @@ def test_less_memory_gives_smaller_tiles():
 
 def test_the_largest_tile_may_be_exceeded_where_the_network_needs_it():
     deep = UNetGeometry(8)
-    assert deep.smallest > LARGEST_TILE
+    assert deep.smallest > LARGEST_TILE["cpu"]
     assert choose((4096, 4096), geometry=deep, memory_gb=100.0) == deep.smallest
+
+
+def test_a_gpu_takes_tiles_as_large_as_the_memory_allows():
+    large = (16384, 16384)
+    assert choose(large, (4096, 4096), memory_gb=8.0) == 700
+    assert choose(large, (4096, 4096), memory_gb=8.0, device="cuda") == 1212
+    assert choose((1800, 1800), (4096, 4096), memory_gb=8.0, device="cuda") == 1996  # one tile
+    assert choose((1800, 1800), (4096, 4096), memory_gb=1.0, device="cuda") <= 1250
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=40), parts=st.integers(1, 9))
+def test_parts_are_consecutive_and_about_equal(sizes, parts):
+    owners = share_blocks(sizes, parts)
+    assert owners == sorted(owners)
+    assert {0} <= {*owners, 0} <= {*range(parts)}
+    for part in range(parts):
+        work = sum(size for size, owner in zip(sizes, owners, strict=True) if owner == part)
+        assert abs(work - sum(sizes) / parts) <= max(sizes)
 
 
 def test_too_little_memory_is_an_error():

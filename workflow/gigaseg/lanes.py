@@ -37,10 +37,13 @@ class Lane(Protocol):
         Where `Work` finds its tiles and must have its network.
     ahead : int
         Batches that a thread should have under way so that the lane never waits for it.
+    feeders : int
+        Threads that it takes to keep the lane busy: they read, hand in batches, wait and write.
     """
 
     device: torch.device
     ahead: int
+    feeders: int
 
     def submit(self, work: Work, tiles: Sequence[np.ndarray]) -> Answer:
         """Have `work` done on a batch of tiles of one shape (c, y, x) and dtype."""
@@ -53,7 +56,7 @@ def open_lane(device: Device, *, threads: int = 1, index: int = 0) -> Lane:
     ----------
     device : {"cpu", "cuda"}
     threads : int
-        Threads of the CPU that compute, each on a batch of its own; a GPU has no use for them.
+        Threads of the CPU that compute, each on a batch of its own, or that feed a GPU.
     index : int
         Which of several GPUs; counted on from the first after the last.
 
@@ -66,7 +69,7 @@ def open_lane(device: Device, *, threads: int = 1, index: int = 0) -> Lane:
     """
     if device == "cpu":
         return CpuLane(threads)
-    return CudaLane(torch.device("cuda", index % torch.cuda.device_count()))
+    return CudaLane(torch.device("cuda", index % torch.cuda.device_count()), threads)
 
 
 class CpuLane:
@@ -78,7 +81,7 @@ class CpuLane:
     device = torch.device("cpu")
 
     def __init__(self, threads: int) -> None:
-        self.ahead = threads + 1
+        self.ahead = self.feeders = threads + 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="network")
 
     def submit(self, work: Work, tiles: Sequence[np.ndarray]) -> Answer:
@@ -100,8 +103,9 @@ class CudaLane:
 
     ahead = 2
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, threads: int) -> None:
         self.device = device
+        self.feeders = max(threads, 2) + 1  # one block read, one computed, one written
         self._turn = threading.Lock()  # streams are filled in one order, and cuDNN's flags global
         with torch.cuda.device(device):
             self._up, self._down = torch.cuda.Stream(), torch.cuda.Stream()

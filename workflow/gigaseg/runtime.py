@@ -1,9 +1,11 @@
 """Where and in which precision a network runs: what ``auto`` means on this machine."""
 
 import logging
+import platform
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -57,7 +59,7 @@ def choose_runtime(settings: Mapping[str, Any], section: str) -> Runtime:
     Examples
     --------
     >>> choose_runtime({"device": "cpu", "precision": "float32"}, "prediction")
-    Runtime(device='cpu', precision='float32')
+    Runtime(device='cpu', precision='float32', compiled=False)
     """
     device, precision = settings["device"], settings["precision"]
     available = torch.cuda.is_available()
@@ -80,3 +82,28 @@ def has_native_bfloat16(device: Device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Not yet public for every supported version of PyTorch.
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def hardware_name(device: torch.device) -> str:
+    """Name the kind of hardware: the same kind computes the same bits.
+
+    Examples
+    --------
+    >>> " (" in hardware_name(torch.device("cpu"))
+    True
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    native = ", bfloat16" if has_native_bfloat16("cpu") else ""
+    return f"{_processor()} ({instructions}{native})"
+
+
+def _processor() -> str:
+    """Name the model of the CPU; Python knows it on some systems only."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -6,12 +6,14 @@ tiles have one size; the last ones reach past the volume's edge, into its mirror
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
+from typing import Literal
 
 from .geometry import UNetGeometry, Window, blocks
 
-# Larger tiles than this repeat little less context, and fall out of every cache.
-LARGEST_TILE = 896  # px
+# px. Larger tiles repeat little less context; on a CPU they fall out of every cache, and a GPU,
+# which has no cache to lose, cannot be filled better.
+LARGEST_TILE = {"cpu": 896, "cuda": 2000}
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,12 @@ def choose_tile(
     *,
     width: int,
     memory_gb: float,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> int:
     """Choose the tile with which a volume is predicted by reading the fewest pixels.
 
-    The choice depends on the volume's shape, the network and the settings, never on the machine,
-    so that a restart elsewhere continues on the same grid.
+    The choice depends on the volume's shape, the network, the settings and the kind of device,
+    never on what memory is free.
 
     Parameters
     ----------
@@ -89,6 +92,8 @@ def choose_tile(
         Features of the network's first level.
     memory_gb : float
         Memory that the activations of one tile may take, in GB; see `tile_memory_gb`.
+    device : {"cpu", "cuda"}
+        Kind of device: a GPU is fast with larger tiles.
 
     Returns
     -------
@@ -120,7 +125,7 @@ def choose_tile(
             f"the smallest tile, {tiles[0]} px, takes {tile_memory_gb(tiles[0], width):.2f} GB at "
             f"width {width}: raise prediction.memory_gb, which is {memory_gb}"
         )
-    within = [tile for tile in affordable if tile <= LARGEST_TILE] or affordable[:1]
+    within = [tile for tile in affordable if tile <= LARGEST_TILE[device]] or affordable[:1]
     return min(within, key=lambda tile: (_pixels_read(geometry, tile, shape), -tile))
 
 
@@ -166,6 +171,32 @@ def tile_memory_gb(tile: int, width: int) -> float:
     pixel of the tile.
     """
     return 8 * width * 4 * tile**2 / 1e9
+
+
+def share_blocks(sizes: Sequence[int], parts: int) -> list[int]:
+    """Divide blocks among parts: consecutive ones, so that the parts' work is about equal.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Work of each block, such as its voxels, in the order of the blocks.
+    parts : int
+        Number of parts. Those beyond the number of blocks get none.
+
+    Returns
+    -------
+    list of int
+        Part of each block, from 0, never falling.
+
+    Examples
+    --------
+    >>> share_blocks([4, 4, 4, 1, 1, 1, 1], 2)
+    [0, 0, 1, 1, 1, 1, 1]
+    """
+    total = sum(sizes)
+    # The part in whose range of the whole the middle of the block lies.
+    middles = (2 * end - size for end, size in zip(accumulate(sizes), sizes, strict=True))
+    return [middle * parts // (2 * total) for middle in middles]
 
 
 def _steps(geometry: UNetGeometry, shape: Sequence[int]) -> range:

@@ -17,6 +17,8 @@ wildcard_constraints:
     lot=r"[^/]+-\d+",
     experiment=r"[^/]+",
     fold=r"\d+",
+    part=r"\d+",
+    parts=r"\d+",
 
 
 def model(wildcards):

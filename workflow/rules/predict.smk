@@ -2,6 +2,7 @@ rule predict:
     input:
         convert=plan.path("convert"),
         train=plan.path("train"),
+        parts=lambda wildcards: plan.parts(wildcards.lot, model(wildcards)),
     output:
         manifest=plan.path("predict"),
     log:
@@ -26,3 +27,60 @@ rule predict:
 rule predict_all:
     input:
         plan.manifests("predict"),
+
+
+# With prediction.jobs_per_sample above 1: the only job that wipes stores. It settles what is `auto`
+# on the node where it runs, which should be of the kind that the parts run on.
+rule predict_open:
+    input:
+        convert=plan.path("convert"),
+        train=plan.path("train"),
+    output:
+        manifest=plan.path("predict_open"),
+    log:
+        f"{RESULTS}/logs/predict_open/{{experiment}}/fold-{{fold}}/{{lot}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_open/{{experiment}}/fold-{{fold}}/{{lot}}.tsv"
+    conda:
+        "../../environment.yml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        predict=plan.path("predict"),
+        settings=lambda wildcards: plan.job("predict", wildcards.lot, model(wildcards)),
+        code=code("predict_open"),
+        predict_code=code("predict"),
+    message:
+        "Open {wildcards.lot} for {wildcards.experiment}, fold {wildcards.fold}"
+    script:
+        "../scripts/predict_open.py"
+
+
+# A consecutive range of the lot's blocks, in a process of its own.
+rule predict_part:
+    input:
+        convert=plan.path("convert"),
+        train=plan.path("train"),
+        open=plan.path("predict_open"),
+    output:
+        manifest=plan.part(),
+    log:
+        f"{RESULTS}/logs/predict_part/{{experiment}}/fold-{{fold}}/{{lot}}/{{part}}-of-{{parts}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_part/{{experiment}}/fold-{{fold}}/{{lot}}/{{part}}-of-{{parts}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        predict=plan.path("predict"),
+        settings=lambda wildcards: plan.job("predict", wildcards.lot, model(wildcards)),
+        code=code("predict_part"),
+        predict_code=code("predict"),
+    message:
+        "Predict part {wildcards.part} of {wildcards.parts} of {wildcards.lot} with {wildcards.experiment}, fold {wildcards.fold}"
+    script:
+        "../scripts/predict_part.py"

@@ -12,4 +12,5 @@ predict.run(
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
     threads=snakemake.threads,
+    opened=len(snakemake.input.parts) > 0,
 )

@@ -1,9 +1,17 @@
-"""Predict: images and a trained network in, volumes of probabilities out."""
+"""Predict: images and a trained network in, volumes of probabilities out.
+
+One job predicts a lot, or several do: `predict_open` begins the stores, any number of
+`predict_part` fill them at the same time, and this stage does what is missing and commits. All
+three go through `Task`, so the result cannot depend on how many there were.
+"""
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +19,24 @@ import numpy as np
 
 from ..blockwise import map_blocks
 from ..classes import NAMES
+from ..digests import volume_digest
 from ..geometry import Window
 from ..inference import Predictor, load_model
 from ..intensity import intensity_window
-from ..ledger import Construction, digest, fingerprint, read_manifest
-from ..pyramids import write_pyramid
-from ..runtime import Runtime, choose_runtime
-from ..tiling import TileGrid, check_tile, choose_tile
-from ..unet import Architecture
-from ..volumes import Volume, commit_image, create_array, open_volume
+from ..lanes import Lane, open_lane
+from ..ledger import BOOKS, Construction, digest, fingerprint, read_manifest
+from ..pyramids import Pyramid, create_pyramid
+from ..runtime import Precision, Runtime, choose_runtime, hardware_name, has_native_bfloat16
+from ..tiling import TileGrid, check_tile, choose_tile, tile_memory_gb
+from ..unet import Architecture, UNet
+from ..volumes import Volume, commit_image, open_volume, shard_extent
 from . import Row, read_entries, run_lot, share_threads
 
 logger = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "numpy", "zarr")
 
-
-@dataclass(frozen=True)
-class Model:
-    """A trained network, ready to predict, with what is known about it."""
-
-    predictor: Predictor
-    metadata: Mapping[str, Any]
-    identity: Mapping[str, str]
-
-    @property
-    def architecture(self) -> Architecture:
-        """Shape of the network."""
-        return self.predictor.network.architecture
-
-    @property
-    def runtime(self) -> Runtime:
-        """Where and in which precision it runs."""
-        return self.predictor.runtime
-
-    @property
-    def channels(self) -> list[str]:
-        """Names of the classes whose probabilities are stored: all but the background."""
-        return list(NAMES[self.metadata["target"]][1:])
+COMPILE_FROM = 1000  # tiles of a volume from which compiling, a minute or so, is made up for
 
 
 def run(
@@ -59,6 +47,7 @@ def run(
     settings: Mapping[str, Any],
     code: str,
     threads: int,
+    opened: bool = False,
 ) -> None:
     """Predict the samples of a lot with one trained network.
 
@@ -74,81 +63,122 @@ def run(
     code : str
         Digest of this stage's code.
     threads : int
-        Threads; they never change a value.
+        Threads that run the network; they never change a value.
+    opened : bool
+        Other jobs opened and filled the stores. Blocks they left out are done here, but a store
+        that is not theirs is not wiped.
 
     Raises
     ------
     ValueError
         If the model cannot be loaded or a GPU that is asked for is missing.
+    RuntimeError
+        If a store that was opened is no longer there.
     """
-    model = _load(train, settings["prediction"])
+    model = load(train, settings["prediction"], threads=threads)
     images = read_entries(convert)
-    at_once, workers = share_threads(threads, len(settings["samples"]))
+    at_once, workers = share_threads(model.lane.feeders, len(settings["samples"]))
 
     def work(row: Row) -> dict[str, Any]:
-        store = manifest.parent / row["dataset"] / f"{row['sample']}.ome.zarr"
-        return predict_sample(
-            images[row["sample"]], store, model, settings=settings, code=code, workers=workers
-        )
+        store = store_of(manifest, row)
+        task = Task.of(images[row["sample"]], store, model, settings, code)
+        if opened and not task.is_open:
+            raise RuntimeError(
+                f"{store} was opened by other jobs, and is gone or for something else now: run "
+                f"the same snakemake command again with `--forcerun predict_open`"
+            )
+        return predict_sample(task, workers=workers)
 
     rows = settings["samples"]
     run_lot("predict", manifest, settings, rows, work, images, code=code, workers=at_once)
 
 
-def predict_sample(
-    image: Mapping[str, Any],
-    store: Path,
-    model: Model,
-    *,
-    settings: Mapping[str, Any],
-    code: str,
-    workers: int,
-) -> dict[str, Any]:
-    """Predict one volume.
+def store_of(manifest: Path, row: Row) -> Path:
+    """Return where the probabilities of a sample lie, beside the manifest of the lot."""
+    return manifest.parent / row["dataset"] / f"{row['sample']}.ome.zarr"
+
+
+def predict_sample(task: "Task", *, workers: int) -> dict[str, Any]:
+    """Predict one volume, or what is missing of it, and commit it.
 
     Parameters
     ----------
-    image : mapping
-        The image's entry in the manifest of convert.
-    store : Path
-        Where the probabilities go.
-    model : Model
-        The network and how it runs.
-    settings, code, workers
-        As for `run`; `workers` blocks are predicted at once.
+    task : Task
+    workers : int
+        Blocks in hand at once.
 
     Returns
     -------
     dict
-        Facts for the manifest.
-
-    Raises
-    ------
-    ValueError
-        If the image has another number of channels than the model, or no grid of tiles fits.
+        Facts for the manifest: among them ``digest``, of all stored values, and, if they were
+        computed by different hardware, ``hardware`` and ``comparable``, which is false.
     """
-    volume = open_volume(image["store"])
-    _check_channels(volume, model)
-    grid = _grid(volume, model, settings)
-    made_from = _fingerprint(image, model, grid, settings, code)
-    with Construction(store, made_from) as construction:
+    with Construction(task.store, task.made_from) as construction:
         if not construction.committed:
-            construction.note(device=model.runtime.device, tile=grid.tile, workers=workers)
-            _fill(construction, volume, model, grid, settings, workers)
-    return {
-        "store": store,
-        "fingerprint": digest(made_from),
-        "shape": volume.shape,
-        "spacing": volume.spacing,
-        "channels": model.channels,
-        "tile": grid.tile,
-        "step": grid.step,
-        "precision": model.runtime.precision,
-    }
+            pyramid = task.create()
+            task.fill(construction, pyramid, workers=workers)
+            task.commit(construction, pyramid, workers)
+    return task.facts | _stored_facts(task.store)
 
 
-def _load(train: Path, prediction: Mapping[str, Any]) -> Model:
-    """Load the model that a training manifest points to."""
+def _stored_facts(store: Path) -> dict[str, Any]:
+    attributes = open_volume(store).attributes
+    facts = {"digest": attributes["digest"]}
+    if attributes["comparable"]:
+        return facts
+    kinds = attributes["hardware"]
+    logger.warning("%s: mixed hardware (%s), digest not comparable", store, "; ".join(kinds))
+    return facts | {"comparable": False, "hardware": kinds}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, ready to predict, with what is known about it.
+
+    Attributes
+    ----------
+    network : UNet
+    runtime : Runtime
+        What ``auto`` means on this machine.
+    lane : Lane
+        Where it computes.
+    metadata : mapping
+        Content of the model file.
+    identity : mapping
+        What tells it from other models.
+    """
+
+    network: UNet
+    runtime: Runtime
+    lane: Lane
+    metadata: Mapping[str, Any]
+    identity: Mapping[str, str]
+
+    @property
+    def architecture(self) -> Architecture:
+        """Shape of the network."""
+        return self.network.architecture
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the classes whose probabilities are stored: all but the background."""
+        return list(NAMES[self.metadata["target"]][1:])
+
+
+def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int = 0) -> Model:
+    """Load the model that a training manifest points to, onto the device of the settings.
+
+    Parameters
+    ----------
+    train : Path
+        Manifest of the training.
+    prediction : mapping
+        Section of the settings.
+    threads : int
+        Threads that run the network on a CPU.
+    index : int
+        Which GPU to take, if there are several.
+    """
     trained = read_manifest(train)
     description = train.parent / trained["model"]
     network, metadata = load_model(description, prediction["checkpoint"])
@@ -156,13 +186,173 @@ def _load(train: Path, prediction: Mapping[str, Any]) -> Model:
     with weights.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"model": trained["fingerprint"], "weights": content}
-    predictor = Predictor(
-        network,
-        choose_runtime(prediction, "prediction"),
-        batch=prediction["batch"],
-        symmetries=prediction["symmetries"],
-    )
-    return Model(predictor, metadata, identity)
+    runtime = choose_runtime(prediction, "prediction")
+    lane = open_lane(runtime.device, threads=threads, index=index)
+    return Model(network, runtime, lane, metadata, identity)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What ``auto`` means for one volume: settled when its store is opened, and recorded in it."""
+
+    tile: int
+    precision: Precision
+    compile: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """The prediction of one volume: everything that decides its values.
+
+    Attributes
+    ----------
+    volume : Volume
+        The image.
+    store : Path
+        Where the probabilities go.
+    model : Model
+    settings : mapping
+        As for `run`.
+    choices : Choices
+    made_from : mapping
+        Fingerprint of the result.
+    """
+
+    volume: Volume
+    store: Path
+    model: Model
+    settings: Mapping[str, Any]
+    choices: Choices
+    made_from: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        image: Mapping[str, Any],
+        store: Path,
+        model: Model,
+        settings: Mapping[str, Any],
+        code: str,
+    ) -> "Task":
+        """Settle the prediction of the image of an entry of convert.
+
+        Raises
+        ------
+        ValueError
+            If the image has another number of channels than the model, or no grid of tiles fits.
+        """
+        volume = open_volume(image["store"])
+        _check_channels(volume, model)
+        made_from = partial(_fingerprint, image, model, settings, code)
+        choices = _choose(volume, model, settings)
+        recorded = _recorded(store)
+        kept = _kept(choices, recorded, model, settings["prediction"])
+        if kept != choices and made_from(kept) == recorded:
+            logger.info("%s: going on with %s, as it was begun", store, kept)
+            choices = kept
+        _tell(store, choices, model)
+        return cls(volume, store, model, settings, choices, made_from(choices))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store was begun for this very result."""
+        return _recorded(self.store) == self.made_from
+
+    @property
+    def grid(self) -> TileGrid:
+        """The volume's tiles."""
+        return TileGrid(self.model.architecture.geometry, self.choices.tile)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the result before it is there, for a manifest."""
+        return {
+            "store": self.store,
+            "fingerprint": digest(self.made_from),
+            "shape": self.volume.shape,
+            "spacing": self.volume.spacing,
+            "channels": self.model.channels,
+            "tile": self.choices.tile,
+            "step": self.grid.step,
+            "precision": self.choices.precision,
+        }
+
+    def create(self) -> Pyramid:
+        """Create the arrays of the result, or open those of an earlier process."""
+        shape = (len(self.model.channels), *self.volume.shape)
+        return create_pyramid(self.store, "", shape, np.uint8, storage=self.settings["storage"])
+
+    def fill(
+        self,
+        construction: Construction,
+        pyramid: Pyramid,
+        *,
+        workers: int,
+        select: Callable[[Window], bool] | None = None,
+    ) -> None:
+        """Write the probabilities block by block; those that are there are verified and kept."""
+        choices, block = asdict(self.choices), pyramid.shards[-2:]
+        construction.note(device=self.model.runtime.device, workers=workers, **choices)
+        first = cache(partial(construction.note, hardware=hardware_name(self.model.lane.device)))
+        map_blocks(
+            self._block_function(first),
+            [self.volume.array],
+            [pyramid],
+            block=(1, *block),
+            halo=(0, self.grid.halo, self.grid.halo),
+            align=(1, self.grid.step, self.grid.step),
+            located=True,
+            ledger=construction.ledger("0"),
+            workers=self._blocks_at_once(block, workers),
+            select=select,
+        )
+
+    def commit(self, construction: Construction, pyramid: Pyramid, workers: int) -> None:
+        """Write the coarser levels, then what the store says of itself."""
+        kinds = _hardware(construction)
+        commit_image(
+            self.store,
+            spacing=self.volume.spacing,
+            levels=pyramid.finish(workers),
+            channel_names=self.model.channels,
+            attributes={
+                **construction.fingerprint,
+                "fingerprint": digest(construction.fingerprint),
+                "target": self.model.metadata["target"],
+                "experiment": self.settings["experiment"],
+                "fold": self.settings["fold"],
+                "digest": volume_digest(pyramid.array, workers=workers),
+                "hardware": kinds,
+                "comparable": len(kinds) < 2,
+            },
+        )
+
+    def _blocks_at_once(self, block: tuple[int, ...], workers: int) -> int:
+        """Threads of a CPU are kept busy by few large blocks, of which each takes memory."""
+        if self.model.runtime.device != "cpu":
+            return workers
+        tiles = prod(-(-n // self.grid.step) for n in block)
+        return min(workers, 1 - (-self.model.lane.ahead // tiles))
+
+    def _block_function(self, before: Callable[[], None]) -> Callable[..., np.ndarray]:
+        """Return the function of one block, which predicts plane by plane."""
+        model, prediction = self.model, self.settings["prediction"]
+        chosen = Runtime(model.runtime.device, self.choices.precision, self.choices.compile)
+        how = {key: prediction[key] for key in ("batch", "symmetries")}
+        predictor = Predictor(model.network, chosen, lane=model.lane, **how)
+        statistics, intensity = self.volume.attributes["statistics"], model.metadata["intensity"]
+        grid = self.grid
+
+        def predict(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+            del inner  # the whole halo is the network's
+            before()
+            planes = []
+            for index, z in enumerate(range(window.start[0], window.stop[0])):
+                constants = intensity_window(statistics, intensity, z)
+                planes.append(predictor.quantised(data[:, index], grid, constants))
+            return np.stack(planes, axis=1)
+
+        return predict
 
 
 def _check_channels(volume: Volume, model: Model) -> None:
@@ -175,84 +365,75 @@ def _check_channels(volume: Volume, model: Model) -> None:
         )
 
 
-def _grid(volume: Volume, model: Model, settings: Mapping[str, Any]) -> TileGrid:
-    """Take the configured tile if it fits this volume's blocks, or choose one."""
+def _choose(volume: Volume, model: Model, settings: Mapping[str, Any]) -> Choices:
+    """Settle what is automatic for this volume on this machine."""
     architecture, prediction = model.architecture, settings["prediction"]
-    plane, block = volume.shape[1:], (settings["storage"]["shard"],) * 2
-    tile = prediction["tile"]
+    plane, block = volume.shape[1:], (shard_extent(volume.shape, settings["storage"]),) * 2
+    device, tile = model.runtime.device, prediction["tile"]
     if tile == "auto":
-        width, memory = architecture.width, prediction["memory_gb"] / prediction["batch"]
-        tile = choose_tile(architecture.geometry, plane, block, width=width, memory_gb=memory)
+        tile = choose_tile(
+            architecture.geometry,
+            plane,
+            block,
+            width=architecture.width,
+            memory_gb=prediction["memory_gb"] / prediction["batch"],
+            device=device,
+        )
     else:
         check_tile(architecture.geometry, tile, plane, block)
-    return TileGrid(architecture.geometry, tile)
+    step = architecture.geometry.step(tile)
+    tiles = volume.shape[0] * prod(-(-n // step) for n in plane)
+    pays = device == "cuda" and tiles >= COMPILE_FROM
+    compiled = {"auto": pays, "always": True, "never": False}[prediction["compile"]]
+    return Choices(tile, model.runtime.precision, compiled)
+
+
+def _recorded(store: Path) -> dict[str, Any]:
+    """Return the fingerprint of a store that was begun, empty if there is none."""
+    try:
+        return json.loads((store / BOOKS / "fingerprint.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _kept(
+    choices: Choices, recorded: Mapping[str, Any], model: Model, prediction: Mapping[str, Any]
+) -> Choices:
+    """Take over what an earlier process, perhaps on another machine, settled for ``auto``."""
+    earlier = recorded.get("settings", {}).get("prediction", {})
+    asked = [key for key in asdict(choices) if prediction[key] == "auto" and key in earlier]
+    kept = replace(choices, **{key: earlier[key] for key in asked})
+    memory = tile_memory_gb(kept.tile, model.architecture.width) * prediction["batch"]
+    return kept if memory <= prediction["memory_gb"] else replace(kept, tile=choices.tile)
+
+
+def _tell(store: Path, choices: Choices, model: Model) -> None:
+    compiled = ", compiled" if choices.compile else ""
+    logger.info("%s: tile %d px, %s%s", store, choices.tile, choices.precision, compiled)
+    if choices.precision == "bfloat16" and not has_native_bfloat16(model.runtime.device):
+        logger.warning("%s: bfloat16 is emulated by this %s, slowly", store, model.runtime.device)
 
 
 def _fingerprint(
     image: Mapping[str, Any],
     model: Model,
-    grid: TileGrid,
     settings: Mapping[str, Any],
     code: str,
+    choices: Choices,
 ) -> dict[str, Any]:
     """Collect what decides the stored values; the device and the number of threads do not."""
     chosen = {key: settings["prediction"][key] for key in ("batch", "symmetries", "checkpoint")}
-    chosen |= {"tile": grid.tile, "precision": model.runtime.precision}
     return fingerprint(
         code=code,
-        settings={"prediction": chosen, "storage": settings["storage"]},
+        settings={"prediction": chosen | asdict(choices), "storage": settings["storage"]},
         inputs={"image": image["fingerprint"], **model.identity},
         libraries=LIBRARIES,
     )
 
 
-def _fill(
-    construction: Construction,
-    volume: Volume,
-    model: Model,
-    grid: TileGrid,
-    settings: Mapping[str, Any],
-    workers: int,
-) -> None:
-    """Write the probabilities block by block, then the pyramid, then the commit."""
-    store, storage, names = construction.path, settings["storage"], model.channels
-    target = create_array(store, "0", (len(names), *volume.shape), np.uint8, storage=storage)
-    map_blocks(
-        _block_function(volume, model, grid),
-        [volume.array],
-        [target],
-        block=(1, storage["shard"], storage["shard"]),
-        halo=(0, grid.halo, grid.halo),
-        align=(1, grid.step, grid.step),
-        located=True,
-        ledger=construction.ledger("0"),
-        workers=workers,
-    )
-    commit_image(
-        store,
-        spacing=volume.spacing,
-        levels=write_pyramid(store, storage=storage, workers=workers),
-        channel_names=names,
-        attributes={
-            **construction.fingerprint,
-            "fingerprint": digest(construction.fingerprint),
-            "target": model.metadata["target"],
-            "experiment": settings["experiment"],
-            "fold": settings["fold"],
-        },
-    )
-
-
-def _block_function(volume: Volume, model: Model, grid: TileGrid) -> Callable[..., np.ndarray]:
-    """Return the function of one block: normalise each plane, predict it."""
-    statistics, intensity = volume.attributes["statistics"], model.metadata["intensity"]
-
-    def predict(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
-        del inner  # the whole halo is the network's
-        planes = []
-        for index, z in enumerate(range(window.start[0], window.stop[0])):
-            constants = intensity_window(statistics, intensity, z)
-            planes.append(model.predictor.quantised(data[:, index], grid, constants))
-        return np.stack(planes, axis=1)
-
-    return predict
+def _hardware(construction: Construction) -> list[str]:
+    """List the kinds of hardware that computed blocks of a store since it was begun."""
+    attempts = construction.attempts()
+    starts = [n for n, a in enumerate(attempts) if a.get("reason", "resumed") != "resumed"]
+    since = attempts[starts[-1] if starts else 0 :]
+    return sorted({attempt["hardware"] for attempt in since if "hardware" in attempt})

@@ -1,0 +1,17 @@
+import json
+from pathlib import Path
+
+from gigaseg import logs
+from gigaseg.stages import predict_part
+
+logs.start(snakemake.log[0], " ".join(["predict_part", *snakemake.wildcards]))
+predict_part.run(
+    manifest=Path(snakemake.output.manifest),
+    convert=Path(snakemake.input.convert),
+    train=Path(snakemake.input.train),
+    predict=Path(snakemake.params.predict),
+    settings=json.loads(snakemake.params.settings),
+    codes=(snakemake.params.code, snakemake.params.predict_code),
+    part=(int(snakemake.wildcards.part), int(snakemake.wildcards.parts)),
+    threads=snakemake.threads,
+)
