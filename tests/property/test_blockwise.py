@@ -1,10 +1,15 @@
 """A local function gives the same volume whatever the blocks, the workers and their order."""
 
+import shutil
+from random import Random
 from unittest import mock
 
 import numpy as np
+import pytest
 from gigaseg.blockwise import map_blocks
 from gigaseg.geometry import blocks
+from gigaseg.ledger import Construction
+from gigaseg.volumes import commit_arrays, create_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -104,3 +109,71 @@ def test_the_order_of_blocks_does_not_matter(shape, block, order):
     with mock.patch("gigaseg.blockwise.blocks", shuffled):
         map_blocks(local, [source], [target], block=block, halo=(1, 1, 1))
     np.testing.assert_array_equal(target, window_sum(source, (1, 1, 1), "mirror"))
+
+
+STORAGE = {"chunk": 8, "shard": 16, "smallest_level": 8}
+VOLUME = volume((2, 2, 37, 41), 3).astype(np.int16)
+VOLUME[:, 0, :16, :16] = 0  # a block of nothing, of which no file is written
+
+
+class Interrupted(Exception):
+    pass
+
+
+def copy_into(store, stop):
+    """Copy a volume into a store, in 18 blocks; `stop` between the last block and the commit."""
+
+    def copy(data, inner):
+        return data[(..., *inner)]
+
+    with Construction(store, {"code": "1"}) as work:
+        target = create_array(store, "0", VOLUME.shape, VOLUME.dtype, storage=STORAGE)
+        map_blocks(copy, [VOLUME], [target], block=(1, 16, 16), ledger=work.ledger("0"))
+        if stop:
+            raise Interrupted
+        commit_arrays(store, {})
+
+
+def content(store):
+    files = (path for path in store.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in files
+        if ".gigaseg" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """Make a store with all blocks but no commit, and a finished one."""
+    folder = tmp_path_factory.mktemp("stores")
+    copy_into(folder / "whole", stop=False)
+    with pytest.raises(Interrupted):
+        copy_into(folder / "unfinished", stop=True)
+    return folder
+
+
+KINDS = ("0/c/", "0/zarr.json", "ledger/", "fingerprint.json", "attempts.jsonl")
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    kind=st.sampled_from(KINDS),
+    change=st.sampled_from(["flip", "cut", "empty"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_whatever_is_spoilt_in_an_unfinished_store_the_end_is_the_same(
+    unfinished, tmp_path_factory, kind, change, seed
+):
+    store = tmp_path_factory.mktemp("spoilt") / "s"
+    shutil.copytree(unfinished / "unfinished", store)
+    files = [p for p in sorted(store.rglob("*")) if p.is_file() and kind in str(p)]
+    random = Random(seed)
+    path = random.choice(files)
+    text = bytearray(path.read_bytes())
+    place = random.randrange(len(text))
+    if change == "flip":
+        text[place] ^= 1 << random.randrange(8)
+    path.write_bytes(text if change == "flip" else text[:place] if change == "cut" else b"")
+    copy_into(store, stop=False)
+    assert content(store) == content(unfinished / "whole")
