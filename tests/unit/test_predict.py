@@ -1,18 +1,20 @@
 """The predict stage: stores, manifests, refusals, and exactness through real stores."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from gigaseg import blockwise
+from gigaseg import blockwise, runtime
+from gigaseg.digests import volume_digest
 from gigaseg.geometry import Window, read_mirrored
 from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
-from gigaseg.ledger import read_manifest, write_manifest
-from gigaseg.runtime import hardware_name
-from gigaseg.stages import predict, read_entries
-from gigaseg.tiling import TileGrid
+from gigaseg.ledger import read_attempts, read_manifest, write_manifest
+from gigaseg.runtime import Runtime, hardware_name
+from gigaseg.stages import predict, predict_open, predict_part, read_entries
+from gigaseg.tiling import TileGrid, tile_memory_gb
 from gigaseg.unet import Architecture, UNet
 from gigaseg.volumes import commit_image, create_array, open_volume
 from safetensors.torch import save_file
@@ -99,8 +101,19 @@ class Project:
             {"stage": "train", "model": "fold-0/model.json", "fingerprint": f"model {seed}"},
         )
 
-    def predict(self, *, threads=1, code="1", storage=STORAGE, **changes):
-        settings = {
+    @property
+    def manifest(self):
+        return self.root / "predict/e/fold-0/d-0000.json"
+
+    @property
+    def given(self):
+        return {
+            "convert": self.root / "convert/d-0000.json",
+            "train": self.root / "train/e/fold-0.json",
+        }
+
+    def settings(self, storage=STORAGE, **changes):
+        return {
             "lot": "d-0000",
             "samples": [{"sample": n, "dataset": "d", "split": "test"} for n in self.images],
             "experiment": "e",
@@ -118,16 +131,44 @@ class Project:
                 **changes,
             },
         }
-        manifest = self.root / "predict/e/fold-0/d-0000.json"
+
+    def predict(self, *, threads=1, code="1", opened=False, **changes):
         predict.run(
-            manifest=manifest,
-            convert=self.root / "convert/d-0000.json",
-            train=self.root / "train/e/fold-0.json",
-            settings=settings,
+            manifest=self.manifest,
+            **self.given,
+            settings=self.settings(**changes),
             code=code,
             threads=threads,
+            opened=opened,
         )
-        return read_entries(manifest)
+        return read_entries(self.manifest)
+
+    def open(self, *, code="1", **changes):
+        manifest = self.root / "predict_open/e/fold-0/d-0000.json"
+        predict_open.run(
+            manifest=manifest,
+            **self.given,
+            predict=self.manifest,
+            settings=self.settings(**changes),
+            codes=("opens", code),
+        )
+        return read_manifest(manifest)
+
+    def part(self, number, parts, *, code="1", threads=1, **changes):
+        manifest = self.root / f"predict_part/e/fold-0/d-0000/{number}-of-{parts}.json"
+        predict_part.run(
+            manifest=manifest,
+            **self.given,
+            predict=self.manifest,
+            settings=self.settings(**changes),
+            codes=("fills", code),
+            part=(number, parts),
+            threads=threads,
+        )
+        return read_manifest(manifest)
+
+    def attempts(self, name):
+        return read_attempts(self.root / f"predict/e/fold-0/d/{name}.ome.zarr")
 
     def stored(self, name):
         return open_volume(self.root / f"predict/e/fold-0/d/{name}.ome.zarr")
@@ -250,8 +291,7 @@ def test_a_tile_that_does_not_fit_the_blocks_is_a_fault_of_the_large_sample(proj
 
 def test_the_device_is_noted_with_the_attempt(project):
     tile = project.predict()["large"]["tile"]
-    books = project.root / "predict/e/fold-0/d/large.ome.zarr/.gigaseg/attempts.jsonl"
-    notes = [json.loads(line) for line in books.read_text().splitlines()]
+    notes = project.attempts("large")
     begun, computed = [note for note in notes if note["event"] == "note"]
     assert (begun["device"], begun["precision"], begun["tile"]) == ("cpu", "float32", tile)
     assert computed["hardware"] == hardware_name(torch.device("cpu"))
@@ -265,3 +305,211 @@ def test_the_engine_is_the_only_one_that_writes(project, monkeypatch):
     monkeypatch.setattr(blockwise, "clear_block", lambda a, b: (written.append(b), original(a, b)))
     project.predict()
     assert len(written) == len(set(map(str, written)))
+
+
+# ------------------------------------------------------------------------------------ several jobs
+
+BLOCKS = 2 * 3 * 2 + 1  # planes, blocks of 32 px, and the small image
+
+
+def done(project):
+    """Count the blocks that every attempt at both stores computed."""
+    ends = [a for name in project.images for a in project.attempts(name) if a["event"] == "end"]
+    return [attempt["blocks"] for attempt in ends]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5, 20])
+def test_parts_together_make_what_one_job_makes(project, parts):
+    whole = project.predict()
+    project.open(code="2")
+    for number in range(1, parts + 1):
+        entries = project.part(number, parts, code="2")["samples"]
+        assert {entry["status"] for entry in entries} <= {"done"}
+    assert not (project.root / "predict/e/fold-0/d/large.ome.zarr/zarr.json").exists()
+    filled = sum(done(project)) - BLOCKS
+    entries = project.predict(code="2", opened=True)
+    assert filled == BLOCKS
+    assert sum(done(project)) == 2 * BLOCKS  # nothing was left to do
+    assert [e["digest"] for e in entries.values()] == [e["digest"] for e in whole.values()]
+
+
+def test_another_number_of_parts_keeps_every_finished_block(project):
+    project.open()
+    project.part(1, 3)
+    first = sum(done(project))
+    assert 0 < first < BLOCKS
+    for number in (1, 2, 3, 4):
+        project.part(number, 4)
+    assert sum(done(project)) == BLOCKS
+    project.predict()  # and one job, too, goes on from there
+    assert sum(done(project)) == BLOCKS
+
+
+def test_the_last_job_does_what_parts_have_left_out(project):
+    whole = project.predict()
+    project.open(code="2")
+    project.part(2, 3, code="2")
+    entries = project.predict(code="2", opened=True)
+    assert [e["digest"] for e in entries.values()] == [e["digest"] for e in whole.values()]
+
+
+def test_a_torn_shard_of_a_part_is_found_and_done_again(project):
+    whole = project.predict()
+    project.open(code="2")
+    for number in (1, 2):
+        project.part(number, 2, code="2")
+    shard = next((project.root / "predict/e/fold-0/d/large.ome.zarr/0").rglob("c/*/*/*/*"))
+    shard.write_bytes(shard.read_bytes()[:-9])
+    before = sum(done(project))
+    entries = project.predict(code="2", opened=True)
+    assert sum(done(project)) == before + 1
+    assert entries["large"]["digest"] == whole["large"]["digest"]
+
+
+def test_only_opening_wipes(project):
+    project.open()
+    project.part(1, 1)
+    refused = project.part(1, 1, code="2")["samples"]
+    assert all("was opened for something else: code differs" in e["message"] for e in refused)
+    with pytest.raises(RuntimeError, match=r"gone or for something else now: run .* predict_open"):
+        project.predict(code="2", opened=True)
+    project.predict(opened=True)  # all blocks are still there
+    assert sum(done(project)) == BLOCKS
+    project.open(code="2")
+    assert not (project.root / "predict/e/fold-0/d/large.ome.zarr/zarr.json").exists()
+
+
+def test_parts_of_a_finished_store_have_nothing_to_do(project):
+    first = project.predict()
+    assert project.open()["samples"][0]["fingerprint"] == first["large"]["fingerprint"]
+    project.part(1, 2)
+    assert project.predict(opened=True) == first
+    assert sum(done(project)) == BLOCKS
+
+
+def test_a_fault_of_one_sample_is_reported_by_the_last_job(project):
+    project.images["small"] = np.zeros((3, 1, 9, 9), np.uint8)
+    project.write_images()
+    project.open()
+    for number in (1, 2):
+        project.part(number, 2)
+    entries = project.predict(opened=True)
+    assert (entries["large"]["status"], entries["small"]["status"]) == ("done", "failed")
+    assert "the image has 3 channels" in entries["small"]["message"]
+
+
+# ------------------------------------------------------------------------------------- other nodes
+
+
+def on_another_node(monkeypatch, *, native=False, name="another processor"):
+    monkeypatch.setattr(runtime, "has_native_bfloat16", lambda _: native)
+    monkeypatch.setattr(predict, "has_native_bfloat16", lambda _: native)
+    monkeypatch.setattr(predict, "hardware_name", lambda _: name)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_nodes_that_differ_agree_on_what_was_settled_first(project, monkeypatch, caplog, native):
+    on_another_node(monkeypatch, native=native)
+    asked = {"precision": "auto", "tile": "auto"}
+    opened = project.open(**asked)["samples"][0]
+    assert opened["precision"] == ("bfloat16" if native else "float32")
+    on_another_node(monkeypatch, native=not native)
+    caplog.set_level("INFO")
+    project.part(1, 1, **asked)
+    assert ("bfloat16 is emulated by this cpu" in caplog.text) == native
+    entry = project.predict(**asked)["large"]
+    assert {key: entry[key] for key in ("tile", "precision")} == {
+        key: opened[key] for key in ("tile", "precision")
+    }
+    assert sum(done(project)) == BLOCKS
+    # What is not left to choose is done anew.
+    other = "float32" if native else "bfloat16"
+    assert project.predict(precision=other)["large"]["precision"] == other
+    assert sum(done(project)) == 2 * BLOCKS
+
+
+def test_less_memory_than_the_settled_tile_takes_begins_again(project):
+    first = project.predict(tile="auto", memory_gb=1.0)["large"]["tile"]
+    assert project.predict(tile="auto", memory_gb=2.0)["large"]["tile"] == first
+    limit = tile_memory_gb(first - 1, ARCHITECTURE.width)
+    assert project.predict(tile="auto", memory_gb=limit)["large"]["tile"] < first
+
+
+def test_the_tile_is_told(project, caplog):
+    caplog.set_level("INFO", predict.logger.name)
+    tile = project.predict()["large"]["tile"]
+    assert f"large.ome.zarr: tile {tile} px, float32" in caplog.text
+
+
+def test_blocks_of_several_kinds_of_hardware_are_told(project, monkeypatch):
+    project.open()
+    for number, name in ((1, "one"), (2, "another")):
+        on_another_node(monkeypatch, name=name)
+        project.part(number, 2)
+    on_another_node(monkeypatch, name="a third")  # computes nothing
+    entries = project.predict(opened=True)
+    assert entries["large"]["hardware"] == ["another", "one"]
+    assert entries["large"]["comparable"] is False
+    assert "hardware" not in entries["small"]
+    assert project.stored("large").attributes["hardware"] == ["another", "one"]
+    assert project.stored("small").attributes["comparable"] is True
+    again = project.predict(code="2")  # all on the third
+    assert "comparable" not in again["large"]
+    assert project.stored("large").attributes["hardware"] == ["a third"]
+
+
+def test_the_digest_is_that_of_the_stored_values(project):
+    entries = project.predict()
+    for name, entry in entries.items():
+        values = expected(project, name, entry["tile"])
+        assert entry["digest"] == volume_digest(values)
+        assert project.stored(name).attributes["digest"] == entry["digest"]
+
+
+def compiles(asked, device, side):
+    def model(device):
+        return predict.Model(UNet(ARCHITECTURE), Runtime(device, "float32"), None, {}, {})
+
+    class Image:
+        shape = (1, side, side)
+
+    prediction = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "compile": asked}
+    settings = {"prediction": prediction, "storage": STORAGE}
+    return predict._choose(Image, model(device), settings).compile
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "side", "expected"),
+    [
+        ("auto", "cuda", 1024, True),  # 1024 tiles of 32 px
+        ("auto", "cuda", 960, False),
+        ("auto", "cpu", 4096, False),
+        ("always", "cpu", 32, True),
+        ("never", "cuda", 4096, False),
+    ],
+)
+def test_networks_are_compiled_where_it_pays(asked, device, side, expected):
+    assert compiles(asked, device, side) is expected
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "shard", "expected"),
+    [
+        ("cpu", 8, 16, 9),
+        ("cpu", 8, 32, 4),
+        ("cpu", 8, 96, 2),
+        ("cpu", 1, 32, 2),
+        ("cuda", 1, 96, 3),
+    ],
+)
+def test_few_large_blocks_are_in_hand_at_once(project, device, threads, shard, expected):
+    task = predict.Task.of(
+        read_entries(project.given["convert"])["large"],
+        project.root / "store",
+        predict.load(project.given["train"], project.settings()["prediction"], threads=threads),
+        project.settings(tile=ARCHITECTURE.geometry.input_size(16)),
+        "1",
+    )
+    task = replace(task, model=replace(task.model, runtime=Runtime(device, "float32")))
+    feeders = threads + 1 if device == "cpu" else 3
+    assert task._blocks_at_once((shard, shard), feeders) == expected
