@@ -13,6 +13,7 @@ from typing import Any
 
 from .classes import NAMES
 from .geometry import UNetGeometry
+from .phantoms import LARGEST_FIELD
 from .tiling import choose_tile, tile_memory_gb
 
 Shape = tuple[int, ...]
@@ -275,8 +276,9 @@ def sample_memory(stage: str, size: Size, settings: Mapping[str, Any], shard: in
     block = math.prod(min(n, shard) for n in size.shape[2:])
     problem = math.prod(size.shape[2:] if size.objects == "plane" else size.shape[1:])
     match stage:
-        case "phantom":  # the whole sample: image in float64, labels, distances between objects
-            return 24.0 * size.voxels
+        case "phantom":  # image in float64, labels, distances between objects; fields of nuclei
+            field = LARGEST_FIELD**2 if size.labels == "instances" else size.voxels
+            return 24.0 * min(size.voxels, field)
         case "convert":  # raw and stored values of a block, and its encoding
             part = 4 * size.shape[0] * size.itemsize * block
             found = problem if size.labels in ("foreground", "boundary") else 0
@@ -287,8 +289,9 @@ def sample_memory(stage: str, size: Size, settings: Mapping[str, Any], shard: in
             return prediction_memory(size, settings["network"], settings["prediction"], shard)
         case "split":
             return 32.0 * problem
-        case "evaluate":
-            return 96.0 * problem
+        case "evaluate":  # pieces of truth and instances, objects that overlap; a plane of the map
+            maps = 48.0 * math.prod(size.shape[2:]) if settings["evaluation"]["thresholds"] else 0
+            return 100 * MB + 0.5 * problem + maps
     return 0.0
 
 

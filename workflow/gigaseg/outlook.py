@@ -17,7 +17,7 @@ ADVICE = {
     "train": "lower training.tile, training.batch or network.width",
     "predict": "lower prediction.memory_gb, prediction.batch or storage.shard",
     "split": "cut the volume into smaller samples, or split plane by plane (objects: plane)",
-    "evaluate": "cut the volume into smaller samples",
+    "evaluate": "set evaluation.thresholds to [], or cut the volume into smaller samples",
 }
 
 
