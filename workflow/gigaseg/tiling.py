@@ -4,9 +4,10 @@ Tile ``k`` starts at ``k * step`` from the volume's origin along y and x, whatev
 tiles have one size; the last ones reach past the volume's edge, into its mirror image.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, product
+from itertools import accumulate
 from typing import Literal
 
 from .geometry import UNetGeometry, Window, blocks
@@ -212,4 +213,4 @@ def _divides(step: int, shape: Sequence[int], block: Sequence[int]) -> bool:
 
 def _pixels_read(geometry: UNetGeometry, tile: int, shape: Sequence[int]) -> int:
     step = geometry.step(tile)
-    return tile**2 * sum(1 for _ in product(*(range(0, n, step) for n in shape)))
+    return tile**2 * math.prod(-(-n // step) for n in shape)
