@@ -1,10 +1,10 @@
-# make run     the default run: samples drawn, a model trained, applied, scored, reported
-# make test    the tests
-# make check   formatting, lint, types
-# make bench   the benchmarks of the tests, with times
-# make gigapixel  a plane of a gigapixel beside one of 64 megapixels: time and memory compared
-# make lock    write requirements.lock from the versions in .venv
-# make clean   remove .venv and what tools left behind; results and data stay
+# make run         the default run: samples drawn, a model trained, applied, scored, reported
+# make test        the tests
+# make check       formatting, lint, types
+# make bench       the benchmarks of the tests, with times
+# make gigapixel   a plane of a gigapixel beside one of 64 megapixels: time and memory compared
+# make lock        write requirements.lock from the versions in .venv
+# make clean       remove .venv and what tools left behind; results and data stay
 #
 # PYTHON=python3.12 chooses the Python of .venv, TORCH=cpu spares the CUDA packages.
 
