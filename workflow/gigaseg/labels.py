@@ -138,7 +138,7 @@ class Contingency:
             waiting.append(table)
             while len(waiting) > 1 and len(waiting[-2].voxels) <= 2 * len(waiting[-1].voxels):
                 waiting[-2:] = [cls._merge(waiting[-2:])]
-        return cls._merge(waiting)
+        return waiting[0] if len(waiting) == 1 else cls._merge(waiting)
 
     @classmethod
     def _merge(cls, parts: "Sequence[Contingency]") -> "Contingency":
