@@ -7,6 +7,7 @@ array in memory; `gigaseg.splitting` computes the same block by block, from the 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import floor
 from typing import Literal
 
 import numpy as np
@@ -132,7 +133,7 @@ class Evidence:
 
     def foreground(self, how: Splitting) -> np.ndarray:
         """Return where the probability of being inside an instance is above the threshold."""
-        return self.inside > 255 * how.threshold
+        return _above(self.inside, how.threshold)
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Relief:
         mask = np.ones_like(foreground) if how.fill else foreground
         levels = distances() if how.level == "distance" else evidence.boundary
         if how.seeds == "probability":
-            return cls(levels, mask, seeds=(evidence.core > 255 * how.seed_threshold) & mask)
+            return cls(levels, mask, seeds=_above(evidence.core, how.seed_threshold) & mask)
         rise = climb_distance(how.h, spacing) if how.level == "distance" else climb(how.h)
         return cls(levels, mask, pass_level=rise)
 
@@ -237,6 +238,11 @@ def segment(
     if how.fill_holes:
         labels = fill_holes(labels)
     return renumber(drop_small(labels, how.minimum_size))
+
+
+def _above(values: np.ndarray, probability: float) -> np.ndarray:
+    # An integer is above a number if it is above the integer below; uint8 compares much faster.
+    return values > np.uint8(floor(255 * probability))
 
 
 def _choose(name: str, value: str, *allowed: str) -> None:

@@ -318,27 +318,45 @@ def _grow(labels, grown, steps):
     depth, height, width = grown.shape
     pad = (labels.shape[0] - depth) // 2
     deep = 1 if pad > 0 else 0  # in a plane, what lies above and below is the voxel itself
-    flat = labels.ravel()
-    for z in range(pad, pad + depth):
-        for y in range(RIDGE_REACH, RIDGE_REACH + height):
-            row, before, after = labels[z, y], labels[z, y - 1], labels[z, y + 1]
-            above, below = labels[z - deep, y], labels[z + deep, y]
-            for x in range(RIDGE_REACH, RIDGE_REACH + width):
-                beside = (row[x - 1], row[x + 1], before[x], after[x], above[x], below[x])
-                if row[x] != 0 or not (
-                    beside[0] | beside[1] | beside[2] | beside[3] | beside[4] | beside[5]
-                ):
+    flat, near = labels.ravel(), np.empty(width, labels.dtype)
+    for z in range(depth):
+        for y in range(height):
+            k, j = z + pad, y + RIDGE_REACH
+            _look_beside(labels, k, j, deep, near)
+            row = (k * labels.shape[1] + j) * labels.shape[2] + RIDGE_REACH
+            for x in range(width):
+                if near[x] == 0:
                     continue
-                own = row[x]
-                for value in beside:
-                    if value != 0 and (own == 0 or value < own):
-                        own = value
-                here = (z * labels.shape[1] + y) * labels.shape[2] + x
+                own = _lowest_beside(labels, k, j, x + RIDGE_REACH, deep)
                 for s in steps:
-                    value = flat[here + s]
+                    value = flat[row + x + s]
                     if value != 0 and value != own:
-                        grown[z - pad, y - RIDGE_REACH, x - RIDGE_REACH] = own
+                        grown[z, y, x] = own
                         break
+
+
+@njit(cache=True, nogil=True)
+def _look_beside(labels, z, y, deep, near):
+    """Make `near` positive where the voxels of a row are background beside an id."""
+    width = near.size
+    row, left, right = labels[z, y, 2:], labels[z, y, 1:], labels[z, y, 3:]
+    before, after = labels[z, y - 1, 2:], labels[z, y + 1, 2:]
+    above, below = labels[z - deep, y, 2:], labels[z + deep, y, 2:]
+    for x in range(width):  # no branches: compiled to vector instructions
+        beside = left[x] | right[x] | before[x] | after[x] | above[x] | below[x]
+        near[x] = beside if row[x] == 0 else 0
+
+
+@njit(cache=True, nogil=True)
+def _lowest_beside(labels, z, y, x, deep):
+    """Return the lowest id among the face neighbours of a voxel, which has some."""
+    row, before, after = labels[z, y], labels[z, y - 1], labels[z, y + 1]
+    above, below = labels[z - deep, y], labels[z + deep, y]
+    lowest = labels.dtype.type(0)
+    for value in (row[x - 1], row[x + 1], before[x], after[x], above[x], below[x]):
+        if value != 0 and (lowest == 0 or value < lowest):
+            lowest = value
+    return lowest
 
 
 @njit(cache=True, nogil=True)
