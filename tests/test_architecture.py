@@ -28,7 +28,7 @@ GROUPS = {
     "network": "unet runtime lanes patches checkpoints training inference",
     "blocks": "blockwise splitting",
     "stores": "volumes pyramids shards ome digests",
-    "input": "headers readers sources survey tiffs truth lessons",
+    "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "figures outlook views summaries comparison charts glossary page",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
@@ -49,7 +49,7 @@ PACKAGES = {
     "numpy": {*IMPORTABLE} - {"books", "workflow"},
     "scipy": {"pure", "page"},
     "numba": {"weights", "watershed", "distances", "forest", "fragments", "stitching", "objects"}
-    | {"labels", "lookup", "rand", "warping", "matching"},
+    | {"labels", "lookup", "rand", "warping", "matching", "intensity"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
     "safetensors": {"checkpoints", "inference"},

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from gigaseg.intensity import intensity_window, measure
+from gigaseg.geometry import Window, blocks
+from gigaseg.intensity import Tally, intensity_window, measure
 
 PERCENTILE = {"method": "percentile", "low": 1, "high": 99.8, "per": "volume"}
 
@@ -61,11 +62,18 @@ def test_extremes_of_every_type_are_counted(dtype):
     np.testing.assert_allclose(volume["maximum"], float(limits.max))
 
 
-@pytest.mark.parametrize("block", [7, 16, 1000])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f4"])
+@pytest.mark.parametrize("block", [(1, 7, 9), (2, 16, 50), (3, 40, 50)])
+@pytest.mark.parametrize("share", [0, 0.5, 1])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_cut_and_threads_do_not_matter(data, block, workers):
-    for values in (data, data.astype("f4") / 7):
-        assert measure(values, block=block, workers=workers) == measure(values)
+def test_cut_threads_and_what_was_seen_do_not_matter(data, dtype, block, share, workers):
+    data = (data / 4).astype(dtype)
+    tally = Tally(data.shape, data.dtype)
+    windows = list(blocks(data.shape[1:], block))
+    np.random.default_rng(0).shuffle(windows)
+    for window in windows[: int(share * len(windows))]:
+        tally.add(data[(slice(None), *window.slices)], window)
+    assert tally.finish(data, block=block, workers=workers) == measure(data)
 
 
 def test_unknown_percentile_is_refused(data):

@@ -3,17 +3,21 @@
 Histograms add up, so the statistics cannot depend on how the volume was cut.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from .geometry import Window, blocks
 
 QUANTILES = (0, 0.1, 0.5, 1, 2, 5, 10, 25, 50, 75, 90, 95, 98, 99, 99.5, 99.8, 99.9, 100)
 BINS = 65536
+PIECE = (1, 1024, 1024)  # voxels read at once
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,26 @@ class Bins:
 
     def histogram(self, data: np.ndarray) -> np.ndarray:
         """Count the values of an array that lie in each bin; int64, shape (65536,)."""
+        counts = np.zeros(BINS, np.int64)
+        flat = np.ascontiguousarray(data).reshape(-1)
         if self.width == 1.0 and data.dtype.kind in "iu":
-            index = data.ravel().astype(np.int64) - int(self.low)
+            _count_integers(flat, int(self.low), counts)
         else:
-            index = np.rint((data.ravel().astype(np.float64) - self.low) / self.width)
-        return np.bincount(index.astype(np.int64, copy=False), minlength=BINS)
+            _count_numbers(flat, self.low, self.width, counts)
+        return counts
+
+
+# Compiled: numpy needs indices of 8 bytes per voxel, and holds the lock that threads wait for.
+@njit(cache=True, nogil=True)
+def _count_integers(values, low, counts):
+    for value in values:
+        counts[np.int64(value) - low] += 1
+
+
+@njit(cache=True, nogil=True)
+def _count_numbers(values, low, width, counts):
+    for value in values:
+        counts[np.int64(np.rint((np.float64(value) - low) / width))] += 1
 
 
 def summary(histograms: np.ndarray, bins: Sequence[Bins]) -> dict[str, list[Any]]:
@@ -89,17 +108,15 @@ def summary(histograms: np.ndarray, bins: Sequence[Bins]) -> dict[str, list[Any]
     return {key: [row[key] for row in rows] for key in rows[0]}
 
 
-def measure(array: Any, *, block: int = 1024, workers: int = 1) -> dict[str, Any]:
-    """Measure a whole volume, block by block.
+def measure(array: Any, *, workers: int = 1) -> dict[str, Any]:
+    """Measure a whole volume, piece by piece.
 
     Parameters
     ----------
     array : array-like, shape (c, z, y, x)
         Finite numbers; read in windows of one plane.
-    block : int
-        Extent in y and x of what a thread reads at once, in voxels.
     workers : int
-        Threads. Neither they nor `block` change a value.
+        Threads; they never change a value.
 
     Returns
     -------
@@ -107,37 +124,118 @@ def measure(array: Any, *, block: int = 1024, workers: int = 1) -> dict[str, Any
         ``quantiles``: the percentages of `QUANTILES`; ``volume``: the `summary` of all voxels;
         ``planes``, if there are several: the same, each list with one entry per plane.
     """
-    _, depth, *plane = array.shape
-
-    def read(window: Window) -> np.ndarray:
-        return np.asarray(array[(slice(None), *window.slices)])
-
-    with ThreadPoolExecutor(workers) as pool:
-        windows = list(blocks((depth, *plane), (1, block, block)))
-        bins = _choose_bins(array, lambda: pool.map(lambda window: _range(read(window)), windows))
-        total = np.zeros((len(bins), BINS), np.int64)
-        planes = []
-        for z in range(depth):
-            here = (w for w in windows if w.start[0] == z)
-            counts = np.zeros_like(total)
-            for part in pool.map(lambda window: _count(read(window), bins), here):
-                counts += part
-            total += counts
-            planes.append(summary(counts, bins))
-    measured = {"quantiles": list(QUANTILES), "volume": summary(total, bins)}
-    if depth > 1:
-        measured["planes"] = {key: [plane[key] for plane in planes] for key in planes[0]}
-    return measured
+    return Tally(array.shape, array.dtype).finish(array, block=array.shape[1:], workers=workers)
 
 
-def _choose_bins(array: Any, ranges: Callable[[], Iterable[np.ndarray]]) -> list[Bins]:
-    dtype, channels = array.dtype, array.shape[0]
-    if dtype.kind in "iu" and dtype.itemsize <= 2:
-        info = np.iinfo(dtype)
-        return [Bins.between(info.min, info.max, dtype)] * channels
-    both = np.stack(list(ranges()))
-    low, high = both[:, 0].min(axis=0), both[:, 1].max(axis=0)
-    return [Bins.between(a, b, dtype) for a, b in zip(low, high, strict=True)]
+class Tally:
+    """Statistics of a volume that are gathered while it is written, block by block.
+
+    Of 8 and 16 bits, what `add` sees is counted at once. Other types are counted in bins between
+    their extremes, which are known only at the end: of these `add` notes the extremes, and `finish`
+    reads the volume once more.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (c, z, y, x) of the volume.
+    dtype : numpy.dtype
+        Type of its values.
+
+    Examples
+    --------
+    >>> data = np.arange(12, dtype="u1").reshape(1, 1, 3, 4)
+    >>> tally = Tally(data.shape, data.dtype)
+    >>> tally.add(data[..., :2], Window((0, 0, 0), (1, 3, 2)))
+    >>> tally.finish(data, block=(1, 3, 2)) == measure(data)
+    True
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: np.dtype) -> None:
+        self._shape, self._dtype = tuple(shape), np.dtype(dtype)
+        self._seen: set[Window] = set()
+        self._ranges: list[np.ndarray] = []
+        self._counts: dict[int, np.ndarray] = {}  # histograms of the planes begun
+        self._left = dict.fromkeys(range(self._shape[1]), math.prod(self._shape[2:]))
+        self._planes: dict[int, dict[str, Any]] = {}
+        self._total = np.zeros((self._shape[0], BINS), np.int64)
+        self._lock = Lock()
+        self._bins: list[Bins] = []
+        if self._dtype.kind in "iu" and self._dtype.itemsize <= 2:
+            info = np.iinfo(self._dtype)
+            self._bins = [Bins.between(info.min, info.max, self._dtype)] * self._shape[0]
+
+    def add(self, data: np.ndarray, window: Window) -> None:
+        """Take in a block (c, z, y, x) of finite numbers; threads may do so at once.
+
+        Parameters
+        ----------
+        data : ndarray, shape (c, z, y, x)
+        window : Window
+            Its place (z, y, x) in the volume. Blocks must not overlap.
+        """
+        if not self._bins:
+            extremes = _range(data)
+            with self._lock:
+                self._ranges.append(extremes)
+                self._seen.add(window)
+            return
+        for z, plane in enumerate(np.swapaxes(data, 0, 1), window.start[0]):
+            self._count(z, _count(plane, self._bins), math.prod(window.shape[1:]))
+        with self._lock:
+            self._seen.add(window)
+
+    def _count(self, z: int, counts: np.ndarray, voxels: int) -> None:
+        with self._lock:
+            mine = self._counts.setdefault(z, np.zeros_like(self._total))
+            mine += counts
+            self._left[z] -= voxels
+            if self._left[z] == 0:  # one plane's histograms are large: keep those of few planes
+                self._planes[z] = summary(mine, self._bins)
+                self._total += self._counts.pop(z)
+
+    def finish(self, array: Any, *, block: Sequence[int], workers: int = 1) -> dict[str, Any]:
+        """Count what was not seen, and summarise.
+
+        Parameters
+        ----------
+        array : array-like, shape (c, z, y, x)
+            The volume, now complete.
+        block : sequence of int
+            The blocks (z, y, x) that were added, if any were.
+        workers : int
+            Threads.
+
+        Returns
+        -------
+        dict
+            As `measure` does, with the same values.
+        """
+        volume = list(blocks(self._shape[1:], block))
+
+        def read(window: Window) -> None:
+            self.add(np.asarray(array[(slice(None), *window.slices)]), window)
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(read, _pieces(w for w in volume if w not in self._seen)))
+            if not self._bins:
+                self._choose_bins()
+                list(pool.map(read, _pieces(volume)))
+        measured = {"quantiles": list(QUANTILES), "volume": summary(self._total, self._bins)}
+        if len(self._planes) > 1:
+            planes = [plane for _, plane in sorted(self._planes.items())]
+            measured["planes"] = {key: [plane[key] for plane in planes] for key in planes[0]}
+        return measured
+
+    def _choose_bins(self) -> None:
+        both = np.stack(self._ranges)
+        low, high = both[:, 0].min(axis=0), both[:, 1].max(axis=0)
+        self._bins = [Bins.between(a, b, self._dtype) for a, b in zip(low, high, strict=True)]
+
+
+def _pieces(windows: Iterable[Window]) -> Iterator[Window]:
+    """Cut windows into what is read at once."""
+    for window in windows:
+        yield from (piece.shift(window.start) for piece in blocks(window.shape, PIECE))
 
 
 def _range(data: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ planes, chunks) that a window touches. Every fault of a file is one ValueError t
 import glob
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -35,7 +36,7 @@ ZARR_MARKS = ("zarr.json", ".zgroup", ".zarray")
 READABLE = "TIFF (OME, ImageJ, BigTIFF, SVS), PNG, JPEG, a folder or pattern of these, Zarr"
 
 
-def open_source(path: Path, *, indexed: bool = False) -> Source:
+def open_source(path: Path, *, indexed: bool = False, workers: int = 1) -> Source:
     """Open a raw image or label file without reading its voxels.
 
     Parameters
@@ -46,11 +47,14 @@ def open_source(path: Path, *, indexed: bool = False) -> Source:
         OME-Zarr image (0.4 or 0.5), of which level 0 is read.
     indexed : bool
         Of a PNG with a palette, return the index (an instance id) instead of its colour.
+    workers : int
+        Threads that decode the tiles or strips of a TIFF; they never change a value.
 
     Returns
     -------
     Source
-        Axes c z y x. RGB samples are channels; alpha is dropped. Use it as a context manager.
+        Axes c z y x. RGB samples are channels; alpha is dropped. Use it as a context manager. It
+        can be pickled: the process that receives it opens the files again.
 
     Raises
     ------
@@ -60,9 +64,13 @@ def open_source(path: Path, *, indexed: bool = False) -> Source:
         If the file is empty, damaged or truncated, of an unknown kind, or holds several time points
         or scenes.
     """
-    path = Path(path)
+    opener = partial(open_source, path, indexed=indexed, workers=workers)
+    return replace(_open(Path(path), indexed, workers), opener=opener)
+
+
+def _open(path: Path, indexed: bool, workers: int) -> Source:
     if path.is_file():
-        return _open_file(path, indexed)
+        return _open_file(path, indexed, workers)
     if path.is_dir():
         if any((path / mark).exists() for mark in ZARR_MARKS):
             return _open_zarr(path)
@@ -85,14 +93,14 @@ def natural_order(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if part.isdecimal() else part for part in parts], path.name
 
 
-def _open_file(path: Path, indexed: bool) -> Source:
+def _open_file(path: Path, indexed: bool, workers: int) -> Source:
     with path.open("rb") as file:
         head = file.read(26)
     if not head:
         raise ValueError(f"{path} is empty (0 bytes): copy it again from where it was recorded")
     kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
     if kind == "tiff":
-        return tiffs.open_tiff(path)
+        return tiffs.open_tiff(path, workers)
     if kind == "png" and indexed and head[25] == 3:
         return _open_picture(path, _decode_index)
     if kind is not None:
@@ -236,5 +244,5 @@ def _zarr_source(
         with decoding(path):
             return layout.read(array, channels, window)
 
-    segment = layout.segment(array.shards or array.chunks)
+    segment = layout.segment(array.chunks)
     return Source(path, layout.czyx, array.dtype, spacing, segment, fetch)

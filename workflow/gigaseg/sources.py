@@ -1,10 +1,12 @@
 """What all raw images look like to the workflow: axes c z y x, read window by window."""
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from .geometry import Window
+
+BLOCK_BYTES = 2**27  # of voxels that are in memory at once, if segments allow
 
 Spacing = tuple[float, float, float]
 Fetch = Callable[[Sequence[int], Window], np.ndarray]
@@ -129,8 +133,10 @@ class Layout:
         parts = []
         for c, members in groupby(channels, key=lambda k: k // self.samples):
             data = self._read_channel(array, c, window)
-            parts += [data[k % self.samples] for k in members]
-        return np.stack(parts)
+            samples = [k % self.samples for k in members]
+            # Samples in their order, which is the usual case, are not copied.
+            parts.append(data if samples == list(range(len(data))) else data[samples])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _read_channel(self, array: Any, channel: int, window: Window) -> np.ndarray:
         """Return all samples of one channel as s z y x."""
@@ -180,6 +186,8 @@ class Source:
         ``fetch(channels, window)`` returns a window (z, y, x) of the channels as c z y x.
     closer : callable
         Closes the file.
+    opener : callable, optional
+        Opens the image again, in another process; must be picklable.
     """
 
     path: Path
@@ -189,6 +197,7 @@ class Source:
     segment: tuple[int, int, int]
     fetch: Fetch
     closer: Callable[[], None] = field(default=lambda: None)
+    opener: Callable[[], "Source"] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype.kind not in "biuf":
@@ -202,6 +211,12 @@ class Source:
         if replaced is not None:
             object.__setattr__(self, "dtype", np.dtype(replaced))
         object.__setattr__(self, "dtype", self.dtype.newbyteorder("="))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An open file cannot travel: the process that receives the image opens it again.
+        if self.opener is None:
+            raise TypeError(f"the source {self.path} does not know how to open itself again")
+        return self.opener, ()
 
     def __enter__(self) -> "Source":
         return self
@@ -233,15 +248,21 @@ class Source:
                 f"{self.path} has {count} channels, numbered 0 to {count - 1}: channels "
                 f"{list(channels)} cannot be selected; correct `channels` of its data set"
             )
-        fetch = self.fetch
+        fetch, opener = self.fetch, self.opener
 
         def some(wanted: Sequence[int], window: Window) -> np.ndarray:
             return fetch([channels[c] for c in wanted], window)
 
-        return replace(self, shape=(len(channels), *self.shape[1:]), fetch=some)
+        shape = (len(channels), *self.shape[1:])
+        again = None if opener is None else partial(_reopen, opener, tuple(channels))
+        return replace(self, shape=shape, fetch=some, opener=again)
 
     def block(self, unit: Sequence[int]) -> tuple[int, int, int]:
-        """Return the smallest block of whole units (z, y, x) that holds whole segments' extents.
+        """Return the block of whole units (z, y, x) in which to read.
+
+        It holds whole segments, so that each is decoded once; but where it would take more than
+        `BLOCK_BYTES`, fewer units side by side and fewer planes, at the price of decoding some
+        twice. Of a segment beyond that, which its reader keeps, it holds one unit.
 
         Examples
         --------
@@ -250,4 +271,15 @@ class Source:
         (1, 1024, 7168)
         """
         z, y, x = (-(-s // u) * u for s, u in zip(self.segment, unit, strict=True))
+        voxel = self.shape[0] * self.dtype.itemsize
+        if math.prod(self.segment) * voxel > BLOCK_BYTES:
+            z, y, x = unit
+        if z * y * x * voxel > BLOCK_BYTES:
+            x = max(1, BLOCK_BYTES // (z * y * unit[2] * voxel)) * unit[2]
+        if z * y * x * voxel > BLOCK_BYTES:
+            z = max(1, BLOCK_BYTES // (y * x * unit[0] * voxel)) * unit[0]
         return z, y, x
+
+
+def _reopen(opener: Callable[[], Source], channels: tuple[int, ...]) -> Source:
+    return opener().select(channels)

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import zarr
 
 from .geometry import Window
+from .segments import Contiguous, Segmented
 from .sources import Layout, Source, Spacing, decoding, micrometres
-from .volumes import foreign_codecs
 
 # Slide scanners add a thumbnail, a label and an overview to the image, which comes first.
 SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi")
@@ -32,12 +31,12 @@ LARGEST_SEGMENT = 2**31  # bytes; a compressed tile or strip is decoded as a who
 RESOLUTION_UNITS = {3: 1e4}  # centimetres; inches are for printers (72 dpi says nothing)
 
 
-def open_tiff(path: Path) -> Source:
+def open_tiff(path: Path, workers: int = 1) -> Source:
     """Open a TIFF file as a `Source`; see `gigaseg.readers.open_source`."""
     with _decoding(path):
         tiff = tifffile.TiffFile(path)
     try:
-        return _source(path, tiff)
+        return _source(path, tiff, workers)
     except BaseException:
         tiff.close()
         raise
@@ -98,7 +97,7 @@ def _decoding(path: Path) -> Iterator[None]:
             raise ValueError(error) from error
 
 
-def _source(path: Path, tiff: tifffile.TiffFile) -> Source:
+def _source(path: Path, tiff: tifffile.TiffFile, workers: int) -> Source:
     with _decoding(path):
         series = tiff.series
     if not series:
@@ -114,7 +113,7 @@ def _source(path: Path, tiff: tifffile.TiffFile) -> Source:
     page = image.keyframe
     alpha = sum(kind in ALPHA for kind in page.extrasamples) if "S" in image.axes else 0
     layout = Layout.of(path, image.axes, image.shape, alpha)
-    array, chunks = _array(path, image)
+    array, chunks = _array(path, image, workers)
 
     def fetch(channels: Sequence[int], window: Window) -> np.ndarray:
         with _decoding(path):
@@ -123,24 +122,28 @@ def _source(path: Path, tiff: tifffile.TiffFile) -> Source:
     with _decoding(path):
         spacing = _spacing(tiff, page)
     segment = layout.segment(chunks)
-    return Source(path, layout.czyx, image.dtype, spacing, segment, fetch, tiff.close)
+
+    def close() -> None:
+        array.close()
+        tiff.close()
+
+    return Source(path, layout.czyx, image.dtype, spacing, segment, fetch, close)
 
 
-def _array(path: Path, image: tifffile.TiffPageSeries) -> tuple[Any, tuple[int, ...]]:
+def _array(path: Path, image: tifffile.TiffPageSeries, workers: int) -> tuple[Any, tuple[int, ...]]:
     """Return the voxels as an array-like that decodes on indexing, and what it decodes at once."""
-    if image.dataoffset is not None:  # uncompressed and contiguous: any window, at no cost
+    if image.dataoffset is not None:  # any window, at no cost
         dtype = image.dtype.newbyteorder(image.keyframe.parent.byteorder)
-        array = np.memmap(path, dtype, "r", image.dataoffset, image.shape)
-        return array, (1,) * len(image.shape)
-    with _decoding(path), foreign_codecs():
-        view = zarr.open_array(image.aszarr(), mode="r")
-    size = math.prod(view.chunks) * view.dtype.itemsize
+        return Contiguous(path, image.dataoffset, image.shape, dtype), (1,) * len(image.shape)
+    with _decoding(path):
+        array = Segmented(path, image, workers)
+    size = math.prod(array.chunks) * array.dtype.itemsize
     if size > LARGEST_SEGMENT:
         raise ValueError(
-            f"{path} is compressed in pieces of {view.chunks} voxels, {size / 2**30:.1f} GB each, "
+            f"{path} is compressed in pieces of {array.chunks} voxels, {size / 2**30:.1f} GB each, "
             f"the limit is {LARGEST_SEGMENT / 2**30:.0f} GB: save it in tiles (or it is damaged)"
         )
-    return view, view.chunks
+    return array, array.chunks
 
 
 def _check_complete(path: Path, tiff: tifffile.TiffFile, image: tifffile.TiffPageSeries) -> None:

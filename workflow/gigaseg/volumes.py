@@ -29,6 +29,7 @@ from .ledger import clear_block, write_atomically
 
 __all__ = [
     "Volume",
+    "codec_threads",
     "commit_arrays",
     "commit_image",
     "commit_labels",
@@ -94,6 +95,19 @@ class Volume:
 def foreign_codecs() -> AbstractContextManager[Any]:
     """Open the arrays of others with zarr's own codecs: the fast ones do not know all of them."""
     return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"})
+
+
+def codec_threads(count: int) -> AbstractContextManager[Any]:
+    """Let arrays that are opened inside encode and decode the chunks of one access in threads.
+
+    Otherwise they take all cores, whatever the job was given.
+
+    Parameters
+    ----------
+    count : int
+        Threads per access.
+    """
+    return zarr.config.set({"threading.max_workers": count})
 
 
 def shard_extent(shape: Sequence[int], storage: Mapping[str, Any]) -> int:

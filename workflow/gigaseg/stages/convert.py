@@ -1,5 +1,6 @@
 """convert: raw files to OME-Zarr images with statistics and, where there are labels, a truth."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,16 +10,17 @@ import numpy as np
 
 from ..blockwise import map_blocks
 from ..geometry import Window
-from ..intensity import measure
+from ..intensity import Tally
 from ..ledger import Construction, digest, file_identity, fingerprint
-from ..pyramids import write_pyramid
+from ..pyramids import create_pyramid
 from ..readers import open_source
 from ..sources import Source
 from ..truth import Truth, open_truth
-from ..volumes import commit_image, create_array, open_volume
+from ..volumes import codec_threads, commit_image, open_volume, shard_extent
 from . import run_lot
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")
+BYTES_AT_ONCE = 2**26  # of voxels in memory; with all that is made of them, below 500 MB
 COLUMNS = ("channels", "spacing", "labels", "objects")  # of the sheet, that change a store
 
 
@@ -35,7 +37,7 @@ def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int)
     code : str
         Digest of the stage's code.
     threads : int
-        Blocks converted at once.
+        Threads; they never change a value.
     """
     storage = settings["storage"]
 
@@ -50,25 +52,25 @@ def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int)
     run_lot("convert", manifest, settings, settings["samples"], work, code=code)
 
 
-def _fingerprint(row: Mapping[str, Any], storage: Mapping[str, int], code: str) -> dict[str, Any]:
+def _fingerprint(row: Mapping[str, Any], storage: Mapping[str, Any], code: str) -> dict[str, Any]:
     files = {key: file_identity(Path(row[key])) for key in ("image", "label") if row[key]}
     settings = {"storage": storage, **{key: row[key] for key in COLUMNS}}
     return fingerprint(code=code, settings=settings, inputs=files, libraries=LIBRARIES)
 
 
 def _convert(
-    row: Mapping[str, Any], construction: Construction, storage: Mapping[str, int], threads: int
+    row: Mapping[str, Any], construction: Construction, storage: Mapping[str, Any], threads: int
 ) -> None:
     with ExitStack() as files:
-        image = files.enter_context(open_source(Path(row["image"])))
+        image = files.enter_context(open_source(Path(row["image"]), workers=threads))
         if row["channels"] != "all":
             image = image.select(row["channels"])
         _check_image(image)
         truth = open_truth(row, image, files)
         spacing = tuple(row["spacing"] or image.spacing or (1.0, 1.0, 1.0))
-        _write_image(image, construction, storage, threads)
-        instances = _write_truth(truth, construction.path, spacing, storage, threads)
-    _commit(construction, image, spacing, instances, storage, threads)
+        levels, statistics = _write_image(image, construction, storage, threads)
+        instances = _write_truth(truth, construction, spacing, storage, threads)
+    _commit(construction, image, spacing, levels, statistics, instances)
 
 
 def _check_image(image: Source) -> None:
@@ -85,48 +87,68 @@ def _check_image(image: Source) -> None:
 
 
 def _write_image(
-    image: Source, construction: Construction, storage: Mapping[str, int], threads: int
-) -> None:
-    def check(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+    image: Source, construction: Construction, storage: Mapping[str, Any], threads: int
+) -> tuple[int, dict[str, Any]]:
+    """Write the image and its levels; return their number and the statistics."""
+    extent = shard_extent(image.shape, storage)
+    block = image.block((1, extent, extent))
+    workers = _at_once(image, block, threads)
+    tally = Tally(image.shape, image.dtype)
+
+    def take(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
         del inner
-        if data.dtype.kind == "f" and not np.isfinite(data).all():
-            at = np.argwhere(~np.isfinite(data))[0]
-            place = tuple(int(n) + a for n, a in zip(at[1:], window.start, strict=True))
-            raise ValueError(
-                f"{image.path} holds {data[tuple(at)]} at (z, y, x) = {place}, channel {at[0]}: "
-                f"intensities must be finite; replace such voxels before"
-            )
+        _check_finite(image.path, data, window)
+        tally.add(data, window)
         return data
 
-    target = create_array(construction.path, "0", image.shape, image.dtype, storage=storage)
-    block = image.block((target.shards or target.chunks)[-3:])
     ledger = construction.ledger("image")
-    map_blocks(check, [image], [target], block=block, located=True, ledger=ledger, workers=threads)
+    with codec_threads(-(-threads // workers)):
+        pyramid = create_pyramid(construction.path, "", image.shape, image.dtype, storage=storage)
+        map_blocks(
+            take, [image], [pyramid], block=block, located=True, ledger=ledger, workers=workers
+        )
+    levels = pyramid.finish(threads)
+    return levels, tally.finish(pyramid.array, block=block, workers=threads)
+
+
+def _at_once(image: Source, block: Sequence[int], threads: int) -> int:
+    """Return how many blocks to have in memory; the other threads help with these."""
+    size = math.prod(map(min, block, image.shape[1:])) * image.shape[0] * image.dtype.itemsize
+    return max(1, min(threads, BYTES_AT_ONCE // size))
+
+
+def _check_finite(path: Path, data: np.ndarray, window: Window) -> None:
+    if data.dtype.kind != "f" or np.isfinite(data).all():
+        return
+    at = np.argwhere(~np.isfinite(data))[0]
+    place = tuple(int(n) + a for n, a in zip(at[1:], window.start, strict=True))
+    raise ValueError(
+        f"{path} holds {data[tuple(at)]} at (z, y, x) = {place}, channel {at[0]}: intensities must "
+        f"be finite; replace such voxels before"
+    )
 
 
 def _write_truth(
     truth: Truth | None,
-    store: Path,
+    construction: Construction,
     spacing: Sequence[float],
-    storage: Mapping[str, int],
+    storage: Mapping[str, Any],
     threads: int,
 ) -> int | None:
     if truth is None:
         return None
-    return truth.write(store / "labels" / "truth", spacing, storage, threads)
+    return truth.write(construction.path / "labels" / "truth", spacing, storage, threads)
 
 
 def _commit(
     construction: Construction,
     image: Source,
     spacing: Sequence[float],
+    levels: int,
+    statistics: Mapping[str, Any],
     instances: int | None,
-    storage: Mapping[str, int],
-    threads: int,
 ) -> None:
     store = construction.path
-    levels = write_pyramid(store, storage=storage, workers=threads)
-    array = create_array(store, "0", image.shape, image.dtype, storage=storage)
     facts = {
         "shape": image.shape,
         "dtype": image.dtype.name,
@@ -137,7 +159,7 @@ def _commit(
     attributes = {
         **construction.fingerprint,
         "fingerprint": digest(construction.fingerprint),
-        "statistics": measure(array, workers=threads),
+        "statistics": statistics,
         "axes": "czyx",
         "spacing": spacing,
         "facts": facts,
