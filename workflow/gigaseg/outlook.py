@@ -147,18 +147,15 @@ def refusals(outlook: Outlook, machine: Machine, present: float = 0.0) -> list[s
     present : float
         Bytes of stores that the run makes anew or goes on with: they are not needed twice.
     """
-    found = []
     need = outlook.total
     if need.least - present > machine.disk:
-        found.append(
+        return [
             f"disk: {amount(need.disk)} are needed, at the very best compression "
             f"{amount(need.least)}, and {amount(machine.disk)} are free"
-            f"{_blame(outlook, 'least')}: set `results` to a folder with more room, or take "
-            f"samples from the sheet"
-        )
-    for stage, part in _beyond(outlook, machine, CAUTION):
-        found.append(_memory(stage, part, machine))
-    return found
+            f"{_blame(outlook, 'least')}. Set `results` to a folder with more room, or take "
+            f"samples from the sheet: this one, if its header is wrong"
+        ]
+    return [_memory(*found, machine) for found in _beyond(outlook, machine, CAUTION)]
 
 
 def warnings(outlook: Outlook, machine: Machine, present: float = 0.0) -> list[str]:
@@ -215,7 +212,7 @@ def _describe(part: Part) -> str:
     if part.size is None:
         return part.name
     extents = [n for n in part.size.shape[1:] if n > 1] or [1]
-    where = f" in {part.path} ({amount(part.stored)})" if part.path else ""
+    where = f" in {part.path} (a file of {amount(part.stored)})" if part.path else ""
     return f"{part.name}, {' x '.join(map(str, extents))} px{where}"
 
 

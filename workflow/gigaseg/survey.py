@@ -6,7 +6,6 @@ by ``<dataset>/<sample>``), ``jobs`` and ``todo``. Nothing here decodes a voxel 
 
 import csv
 import os
-import shutil
 import socket
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from .benchmarks import number
 from .forecast import STARTING, Attempt, Size
 from .headers import Header, read_header
 from .ledger import canonical_json, read_attempts, read_manifest
-from .outlook import Machine
+from .tiffs import LARGEST_SEGMENT
 from .volumes import shard_extent
 
 Job = Mapping[str, Any]
@@ -70,35 +69,6 @@ def _is_current(job: Job) -> bool:
     return all(manifest.get(key) == value for key, value in job["stamp"].items())
 
 
-# -------------------------------------------------------------------------------- what is there
-
-
-def look_around(results: Path, *, local: bool) -> Machine:
-    """Measure free disk and memory.
-
-    Parameters
-    ----------
-    results : Path
-        Folder of the results; need not exist.
-    local : bool
-        Whether jobs run here; if not, this machine's memory says nothing.
-    """
-    results = results.absolute()
-    there = next(folder for folder in (results, *results.parents) if folder.exists())
-    status = os.statvfs(there)
-    files = status.f_favail if status.f_files else None  # some file systems do not count files
-    return Machine(shutil.disk_usage(there).free, files, _memory() if local else None)
-
-
-def _memory() -> float:
-    """Return the bytes of memory of this machine, or of the part that a container may use."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text().strip()).isdecimal():
-        memory = min(memory, int(text))
-    return float(memory)
-
-
 def bytes_present(left: Iterable[Job]) -> float:
     """Add up the bytes of the stores that jobs make anew, or go on with."""
     stores = (store for job in left for name in job["samples"] if (store := _store(job, name)))
@@ -141,7 +111,9 @@ def measure(told: Told, left: Sequence[Job]) -> Sizes:
     for name, row in rest.items():
         drawn = datasets[row["dataset"]]["phantom"]
         if header := sizes.headers.get(name):
-            sizes[name] = _size(row, header.shape, header.itemsize, header.segment)
+            # Larger segments are refused: nobody ever holds them in memory.
+            segment = header.segment if header.segment <= LARGEST_SEGMENT else 0
+            sizes[name] = _size(row, header.shape, header.itemsize, segment)
         elif drawn:
             sizes[name] = _size(row, (1, *drawn["shape"]), PHANTOM[drawn["kind"]])
     return sizes

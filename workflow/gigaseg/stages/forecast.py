@@ -1,5 +1,7 @@
 """forecast: what the jobs that are left will take, and whether it is there; writes nothing."""
 
+import os
+import shutil
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +30,6 @@ from ..survey import (
     bytes_present,
     earlier,
     jobs_left,
-    look_around,
     measure,
     speed_of,
     work_of,
@@ -109,6 +110,32 @@ def look_ahead(settings: Mapping[str, Any], *, local: bool) -> tuple[Outlook, Ma
     return outlook, machine, bytes_present(left) if short else 0.0
 
 
+def look_around(results: Path, *, local: bool) -> Machine:
+    """Measure free disk and memory.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of the results; need not exist.
+    local : bool
+        Whether jobs run here; if not, this machine's memory says nothing.
+    """
+    results = results.absolute()
+    there = next(folder for folder in (results, *results.parents) if folder.exists())
+    status = os.statvfs(there)
+    files = status.f_favail if status.f_files else None  # some file systems do not count files
+    return Machine(shutil.disk_usage(there).free, files, _memory() if local else None)
+
+
+def _memory() -> float:
+    """Return the bytes of memory of this machine, or of the part that a container may use."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdecimal():
+        memory = min(memory, int(text))
+    return float(memory)
+
+
 @dataclass
 class _Forecast:
     """What is known before a run, and the needs that follow."""
@@ -116,6 +143,7 @@ class _Forecast:
     settings: Mapping[str, Any]
     sizes: Sizes
     speeds: Mapping[tuple[str, str], float]
+    known: dict[tuple[str, Size, str | None], float] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
     def outlook(self, left: Sequence[Job]) -> Outlook:
@@ -155,7 +183,7 @@ class _Forecast:
         return total(_store(stage, size, target, *_cut(size, settings)) for size in known)
 
     def _peak(self, job: Job, known: Sequence[Size]) -> float:
-        stage, settings = job["stage"], self._settings(job)
+        stage = job["stage"]
         peak = LIBRARIES[stage]
         if stage == "train":
             kept = sum(
@@ -164,15 +192,20 @@ class _Forecast:
             return peak + min(LESSON, kept) + self._step(job, known)
         at_once = 1 if stage == "phantom" else min(THREADS, len(known))
         threads = THREADS if stage in BLOCKWISE else at_once
-        hands = (self._in_hand(stage, size, settings) for size in set(known))
+        hands = (self._in_hand(stage, size, job.get("experiment")) for size in set(known))
         return peak + threads * max(hands, default=0.0)
 
-    def _in_hand(self, stage: str, size: Size, settings: Mapping[str, Any]) -> float:
-        try:
-            return sample_memory(stage, size, settings, _cut(size, settings)[0])
-        except ValueError as error:  # no tile fits: the stage will say it of every such sample
-            self.faults[str(error)] = f"{stage}: {error}"
-            return 0.0
+    def _in_hand(self, stage: str, size: Size, experiment: str | None) -> float:
+        """Return what one thread has in hand; samples of a size are asked about often."""
+        key = stage, size, experiment
+        if key not in self.known:
+            settings = self._settings({"experiment": experiment})
+            try:
+                self.known[key] = sample_memory(stage, size, settings, _cut(size, settings)[0])
+            except ValueError as error:  # no tile fits: the stage will say so of every such sample
+                self.faults[str(error)] = f"{stage}: {error}"
+                self.known[key] = 0.0
+        return self.known[key]
 
     def _step(self, job: Job, known: Sequence[Size]) -> float:
         experiment = self._settings(job)
@@ -211,9 +244,8 @@ class _Forecast:
         header = self.sizes.headers.get(name)
         path = self.settings["samples"][name]["image"] if header else ""
         stored_bytes = header.stored if header else 0
-        return Part(
-            name, job["stage"], self.need(job, [name]), self.sizes[name], path, stored_bytes
-        )
+        need = self.need(job, [name])
+        return Part(name, job["stage"], need, self.sizes[name], path, stored_bytes)
 
 
 def _count(samples: int) -> str:
