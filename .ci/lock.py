@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
-EXTRAS = ("test", "check", "slurm")
+EXTRAS = ("test", "bench", "check", "slurm")
 
 # pip chooses what belongs to the platform: installers, and the CUDA libraries of torch.
 LEFT_TO_PIP = ("setuptools", "pip", "nvidia-", "cuda-", "triton")
