@@ -1,0 +1,215 @@
+"""Jobs and Snakemake killed with SIGKILL at chosen and at random moments: the next call goes on.
+
+All processes of a run are one group, as those of a machine that loses power. They are killed from
+within, at a chosen event of one of them: see `KILLER`. What a run leaves must be, byte for byte,
+what an undisturbed one leaves.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+# Loaded by every Python process at its start. KILL names a job's script, an event and its number:
+#   block k      the k-th finished block is written, and not yet in the ledger
+#   commit       all is written but the root zarr.json of a store
+#   committed    the root zarr.json is there
+#   manifest     all stores are finished, the manifest is not there
+#   done         the manifest is there, the job has not ended
+#   bookkeeping  the job has ended, Snakemake has not noted it
+KILLER = """
+import os, re, signal, sys
+
+job, event, number = os.environ["KILL"].split()
+mine = sys.orig_argv[-1].endswith(f".{job}.py")
+manifest = re.compile(rf"/{job}/[^.]*\\.json$")
+seen, armed = 0, False
+
+def kill():
+    global seen
+    seen += 1
+    if seen == int(number):
+        os.killpg(0, signal.SIGKILL)
+
+def watch(name, arguments):
+    global armed
+    if name not in ("open", "os.rename"):
+        return
+    path = os.fsdecode(arguments[name == "os.rename"]) if not isinstance(arguments[0], int) else ""
+    if event == "bookkeeping":
+        writes = name == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ended = any(manifest.search("/" + p) for p in outputs())
+        if ".snakemake/metadata" in path and writes and ended:
+            kill()
+    elif not mine:
+        return
+    elif armed:
+        armed = False
+        kill()
+    elif event == "block" and "/.gigaseg/ledger/" in path and arguments[1] == "a+":
+        kill()
+    elif name == "os.rename":
+        root = path.endswith(".zarr/zarr.json")
+        if (event == "commit" and root) or (event == "manifest" and manifest.search(path)):
+            kill()
+        armed = (event == "committed" and root) or (event == "done" and bool(manifest.search(path)))
+
+def outputs():
+    for folder, folders, files in os.walk("results/" + job):
+        folders[:] = [f for f in folders if not f.endswith(".zarr")]
+        yield from (os.path.join(folder, f) for f in files)
+
+sys.addaudithook(watch)
+"""
+
+STAGES = ("convert", "weigh", "predict", "split")
+EVENTS = ("commit", "committed", "manifest", "done", "bookkeeping")
+NOT_RESULTS = {".gigaseg", "logs", "benchmarks", ".lock"}
+
+
+def snakemake(run, tmp_path, target, kill=None):
+    """Start a plain call of Snakemake, to be killed at an event."""
+    (tmp_path / "killer").mkdir(exist_ok=True)
+    (tmp_path / "killer" / "sitecustomize.py").write_text(KILLER)
+    added = {"KILL": kill, "PYTHONPATH": str(tmp_path / "killer")} if kill else {}
+    with (run.folder / "killed.txt").open("w") as log:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "snakemake", "-s", str(run.checkout / "Snakefile")),
+                *("--cores", "2", target, "--configfile", "tiny.yaml"),
+            ],
+            cwd=run.folder,
+            env={**os.environ, "WITNESS": os.devnull, "OMP_NUM_THREADS": "1", **added},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def content(run):
+    results = run.folder / "results"
+    return {
+        str(path.relative_to(results)): path.read_bytes()
+        for path in results.rglob("*")
+        if path.is_file() and not NOT_RESULTS & {*path.relative_to(results).parts}
+    }
+
+
+def recorded(run, stage):
+    """Return the blocks that the ledgers of a stage hold, each as often as it was recorded."""
+    files = [*(run.folder / "results" / stage).rglob(".gigaseg/ledger/*.jsonl")]
+    return Counter(
+        (file.parents[2], file.name.split(".")[0], json.loads(line)["block"])
+        for file in files
+        for line in file.read_text().splitlines()
+    )
+
+
+def check(run, stage, expected, finished):
+    """The next plain call succeeds, and nothing shows that there was a kill."""
+    before = recorded(run, stage)
+    done = run.snakemake(f"{stage}_all")
+    assert done.returncode == 0, done.stdout
+    found = content(run)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+    after = recorded(run, stage)
+    assert set(after.values()) == {1}, "a finished block was done again"
+    assert before <= after
+    assert sum(after.values()) == sum(recorded(finished, stage).values())
+    assert not [*(run.folder / "results").rglob("lease*.json")]
+    assert run.pending() == {}
+
+
+@pytest.fixture(scope="module")
+def expected(finished):
+    return content(finished)
+
+
+def cases():
+    for stage in STAGES:
+        yield pytest.param(stage, f"block {2 + STAGES.index(stage)}", id=f"{stage}-block")
+        for event in EVENTS:
+            for number in (1, 2) if event.startswith("commit") else (1,):
+                case = f"{event} {number}"
+                yield pytest.param(stage, case, id=f"{stage}-{case}", marks=pytest.mark.heavy)
+        for seed in range(4):
+            name = f"{stage}-block-seed-{seed}"
+            yield pytest.param(stage, seed, id=name, marks=pytest.mark.heavy)
+
+
+@pytest.mark.parametrize(("stage", "event"), [*cases()])
+def test_a_run_killed_at_an_event_is_continued(run, finished, expected, tmp_path, stage, event):
+    if isinstance(event, int):
+        stores = Counter(key[0] for key in recorded(finished, stage).elements())
+        event = f"block {random.Random(event).randint(1, max(stores.values()))}"
+    shutil.rmtree(run.folder / "results" / stage)
+    killed = snakemake(run, tmp_path, f"{stage}_all", kill=f"{stage} {event}")
+    assert killed.wait() == -signal.SIGKILL
+    check(run, stage, expected, finished)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_at_a_random_time_is_continued(run, finished, expected, tmp_path, stage, seed):
+    shutil.rmtree(run.folder / "results" / stage)
+    killed = snakemake(run, tmp_path, f"{stage}_all")
+    while not recorded(run, stage) and killed.poll() is None:
+        time.sleep(0.001)
+    try:
+        killed.wait(random.Random(f"{stage} {seed}").uniform(0, 1.5))
+    except subprocess.TimeoutExpired:
+        os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    check(run, stage, expected, finished)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_byte_spoilt_after_a_kill_is_found(run, expected, tmp_path, stage, seed):
+    shutil.rmtree(run.folder / "results" / stage)
+    killed = snakemake(run, tmp_path, f"{stage}_all", kill=f"{stage} commit 1")
+    assert killed.wait() == -signal.SIGKILL
+    draw = random.Random(f"{stage} {seed}")
+    store = next(p.parent for p in (run.folder / "results" / stage).rglob(".gigaseg"))
+    files = sorted(
+        p for p in store.parent.glob(f"{store.name.split('.')[0]}.*/**/*") if p.is_file()
+    )
+    files += sorted(p for p in store.parent.iterdir() if p.is_file())  # tables
+    path = draw.choice([p for p in files if p.name not in ("lease.json", "attempts.jsonl")])
+    text = bytearray(path.read_bytes())
+    text[draw.randrange(len(text))] ^= 1 << draw.randrange(8)
+    path.write_bytes(text)
+    done = run.snakemake(f"{stage}_all")
+    assert done.returncode == 0, done.stdout
+    found = content(run)
+    assert [name for name in expected if found.get(name) != expected[name]] == [], path
+
+
+@pytest.mark.heavy
+def test_a_whole_run_killed_again_and_again_ends_the_same(run, expected, tmp_path):
+    """Nothing but the raw files is there at first."""
+    shutil.rmtree(run.folder / "results")
+    shutil.rmtree(run.folder / ".snakemake")
+    draw = random.Random(0)
+    for _ in range(8):
+        killed = snakemake(run, tmp_path, "all")
+        try:
+            killed.wait(draw.uniform(8, 20))
+        except subprocess.TimeoutExpired:
+            os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    done = run.snakemake()
+    assert done.returncode == 0, done.stdout
+    found = content(run)
+    assert [name for name in expected if found.get(name) != expected[name]] == []
+    assert found.keys() == expected.keys()
