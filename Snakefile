@@ -35,6 +35,8 @@ rule all:
     default_target: True
     input:
         f"{plan.results}/verdict.json",
+        # By name, as Snakemake does not make again what is missing between finished files.
+        plan.audited(),
 
 
 onstart:

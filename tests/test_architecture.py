@@ -26,10 +26,10 @@ GROUPS = {
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
-    "blocks": "blockwise splitting",
+    "blocks": "blockwise cluster splitting",
     "stores": "volumes pyramids shards ome digests",
     "input": "headers readers sources segments survey tiffs truth lessons",
-    "page": "figures outlook views summaries comparison charts glossary page",
+    "page": "figures outlook views summaries comparison charts glossary proof page",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {

@@ -29,3 +29,16 @@ document.querySelector("main").addEventListener("click", (event) => {
   dialog.showModal();
 });
 dialog.addEventListener("click", () => dialog.close());
+
+// Copy a digest; where the browser forbids it, its title still shows all of it.
+document.querySelector("main").addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy);
+  } catch {
+    return;
+  }
+  button.classList.add("copied");
+  setTimeout(() => button.classList.remove("copied"), 1200);
+});

@@ -4,12 +4,13 @@ import os
 
 import pytest
 
-SPLIT_ON = {"split": 2, "evaluate": 2, "tabulate": 1, "report": 1, "verdict": 1, "all": 1}
-EVALUATE_ON = {"evaluate": 2, "tabulate": 1, "report": 1, "verdict": 1, "all": 1}
-PREDICT_ON = {"predict": 2, **SPLIT_ON}
+REPORT_ON = {"report": 1, "verdict": 1, "all": 1}
+AUDIT_ON = {"audit": 1, **REPORT_ON}
+EVALUATE_ON = {"evaluate": 2, "tabulate": 1, **AUDIT_ON}
+SPLIT_ON = {"split": 2, **EVALUATE_ON}
+PREDICT_ON = {"predict": 2, "audit_seams": 2, **SPLIT_ON}
 TRAIN_ON = {"train": 1, **PREDICT_ON}
 EVERYTHING = {"convert": 2, "weigh": 1, **TRAIN_ON}
-REPORT_ON = {"report": 1, "verdict": 1, "all": 1}
 
 
 def test_a_finished_run_has_nothing_to_do(run):
@@ -26,6 +27,7 @@ def test_a_finished_run_has_nothing_to_do(run):
         ("width: 2", "width: 3", TRAIN_ON),
         ("network:", "weights: {w0: 9.0}\nnetwork:", {"weigh": 1, **TRAIN_ON}),
         ("chunk: 32", "chunk: 64", EVERYTHING),
+        ("network:", "audit: {windows: 1}\nnetwork:", {"audit_seams": 2, **AUDIT_ON}),
         ("network:", "report: {title: Mine}\nnetwork:", REPORT_ON),
     ],
 )
@@ -63,6 +65,8 @@ def test_touched_files_rerun_nothing(run):
         ("watershed.py", SPLIT_ON),
         ("unet.py", TRAIN_ON),
         ("stages/convert.py", EVERYTHING),
+        ("seams.py", {"audit_seams": 2, **AUDIT_ON}),
+        ("stages/audit.py", AUDIT_ON),
         ("stages/report.py", REPORT_ON),
     ],
 )
@@ -77,8 +81,8 @@ def test_an_edit_of_code_reruns_the_stage_and_what_follows(run, module, jobs):
 def test_an_edited_raw_file_reruns_its_lot_only(run):
     path = run.folder / "data" / "image" / "d.tif"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    lot = dict.fromkeys(("convert", "predict", "split", "evaluate", "tabulate"), 1)
-    assert run.pending() == {**lot, **REPORT_ON}
+    lot = dict.fromkeys(("convert", "predict", "audit_seams", "split", "evaluate", "tabulate"), 1)
+    assert run.pending() == {**lot, **AUDIT_ON}
 
 
 def test_a_sample_more_reruns_its_lot_only(run):
@@ -89,8 +93,8 @@ def test_a_sample_more_reruns_its_lot_only(run):
         )
     run.edit("tiny.yaml", "phantom: {kind: nuclei, seed: 1, shape: [1, 96, 96]}", "spacing: null")
     sheet.write_text(sheet.read_text() + "e\tcells\ttest\timage/e.tif\tlabel/e.tif\n")
-    lot = dict.fromkeys(("convert", "predict", "split", "evaluate", "tabulate"), 1)
-    assert run.pending() == {**lot, **REPORT_ON}
+    lot = dict.fromkeys(("convert", "predict", "audit_seams", "split", "evaluate", "tabulate"), 1)
+    assert run.pending() == {**lot, **AUDIT_ON}
 
 
 def test_two_experiments_of_two_folds_are_four_models_and_one_table(run):
@@ -98,5 +102,5 @@ def test_two_experiments_of_two_folds_are_four_models_and_one_table(run):
     two += "wide: {datasets: [cells], folds: 2, network: {width: 3}}}"
     run.edit("tiny.yaml", "experiments:\n  tiny: {datasets: [cells]}", f"experiments: {two}")
     # Each fold predicts the lot of its validation sample and that of the test samples.
-    lots = dict.fromkeys(("predict", "split", "evaluate"), 8)
-    assert run.pending() == {"train": 4, **lots, "tabulate": 1, **REPORT_ON}
+    lots = dict.fromkeys(("predict", "audit_seams", "split", "evaluate"), 8)
+    assert run.pending() == {"train": 4, **lots, "tabulate": 1, **AUDIT_ON}

@@ -80,7 +80,12 @@ METRICS: dict[str, Metric] = {
     "rand_split": Metric("Rand split", PARTITION, "higher", "1 if no true object is split."),
     "rand_merge": Metric("Rand merge", PARTITION, "higher", "1 if no true objects are merged."),
     "adapted_rand_error": Metric(
-        "adapted Rand error", PARTITION, "lower", "1 minus the Rand F-score, as CREMI counts it."
+        "adapted Rand error",
+        PARTITION,
+        "lower",
+        "1 minus a Rand F-score that takes the missed pixels of all objects for one more object, "
+        "as scikit-image does. It looks bad on large images of many objects, near 1 even if each "
+        "misses only a thin rim; Rand F, where each missed pixel stands alone, does not.",
     ),
     "voi_split": Metric(
         "VOI split", PARTITION, "lower", "Information (bits) lost by splits; 0 if there are none."
@@ -112,6 +117,24 @@ METRICS: dict[str, Metric] = {
     "splits_and_mergers": Metric(
         "splits and mergers", MAP, "lower", "The part of the warping error that splits or merges."
     ),
+}
+
+#: The words of the proof that cutting the work changed nothing.
+TERMS = {
+    "tile": "What the network reads at once. Its output window, and so the distance to the next "
+    "tile, is smaller, as the network needs context on all sides.",
+    "block": "What is computed and written at once: whole tiles.",
+    "seam": "A line where two tiles meet, or two blocks. The values on its two sides were computed "
+    "from different tiles; nothing may show that.",
+    "audit": "Random windows over seams are predicted again, by tiles that start elsewhere, so "
+    "that what was a seam lies in the middle of a tile. A sample fails if a stored value differs "
+    "by more than one step of 1/255.",
+    "|Δp|": "How much a probability differs between the two predictions, before it is rounded to "
+    "steps of 1/255.",
+    "digest": "A fingerprint of values (SHA-256): two volumes have the same digest only if every "
+    "voxel is the same. It does not depend on files, chunks, blocks or workers.",
+    "mixed hardware": "Parts of a volume were computed on different kinds of processors, whose "
+    "last bits differ. Its digest cannot be compared with that of another run.",
 }
 
 #: What sums up an experiment, by what a data set's labels hold: the first that is defined.

@@ -16,6 +16,7 @@ from . import comparison as compare
 from .benchmarks import duration, memory
 from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
 from .glossary import METRICS, describe
+from .proof import build_proof
 from .summaries import Model, Results, describe_datasets, list_failures
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
@@ -58,6 +59,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("scores", "Scores"),
         ("pictures", "Pictures"),
         ("training", "Training"),
+        ("proof", "Proof"),
         ("data", "Data"),
         ("samples", "All samples"),
         ("run", "The run"),
@@ -84,6 +86,7 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "failures": list_failures(results.records),
         **_scores(results.scores, labels),
         **_training(results.models),
+        "proof": build_proof(results),
         "datasets": _datasets(results),
         **_sample_table(results.scores),
         "benchmarks": [_benchmark(row) for row in results.benchmarks],

@@ -18,7 +18,15 @@ from .benchmarks import number, read_benchmarks
 from .ledger import BOOKS, read_manifest
 
 #: Stages that write one manifest per lot, in order; True where they run once per experiment.
-LOT_STAGES = {"convert": False, "weigh": False, "predict": True, "split": True, "evaluate": True}
+LOT_STAGES = {
+    "convert": False,
+    "weigh": False,
+    "predict": True,
+    "audit_seams": True,
+    "split": True,
+    "evaluate": True,
+}
+FOLDERS = {"audit_seams": "audit"}  # where they are not called like the stage
 SCORE_COLUMNS = (
     "experiment", "fold", "dataset", "sample", "split", "aggregation", "metric", "at", "value", "n",
 )  # fmt: skip
@@ -123,7 +131,7 @@ def _find(
     """List the manifests of a stage that are there."""
     paths = [
         path
-        for path in sorted((root / stage).glob(f"{pattern}.json"))
+        for path in sorted((root / FOLDERS.get(stage, stage)).glob(f"{pattern}.json"))
         if manifests is None or path.relative_to(root).as_posix() in manifests
     ]
     if not paths:
