@@ -58,6 +58,7 @@ PACKAGES = {
     "zarr": {"stores", "input"},
     "zarrs": {"stores"},
     "google_crc32c": {"shards"},
+    "numcodecs": {"shards"},
     "ome_zarr_models": {"ome"},
     "tifffile": {"input"},
     "imagecodecs": {"input"},

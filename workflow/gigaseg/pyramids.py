@@ -17,8 +17,7 @@ import numpy as np
 import zarr
 
 from .geometry import Window, blocks
-from .ledger import clear_block
-from .shards import join_shards
+from .shards import join_shards, shards_of, write_shards
 from .volumes import create_array, shard_extent
 
 Mode = Literal["mean", "nearest"]
@@ -48,6 +47,8 @@ class Pyramid:
         How voxels are reduced.
     storage : mapping
         As given to `create_pyramid`, the shard settled.
+    workers : int
+        Threads that encode the chunks of one block.
     """
 
     array: zarr.Array
@@ -55,6 +56,7 @@ class Pyramid:
     folder: Path
     mode: Mode
     storage: Mapping[str, Any]
+    workers: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,19 +76,18 @@ class Pyramid:
     @property
     def shards(self) -> tuple[int, ...]:
         """Extent of what must be written at once; blocks are whole multiples of it."""
-        return self.array.shards or self.array.chunks
+        return shards_of(self.array)
 
     def __setitem__(self, key: tuple[Any, ...], values: np.ndarray) -> None:
-        self.array[key] = values
+        write_shards(self.array, key[-3:], values, self.workers)
         for piece, place, coarse in self._coarser(key, values):
-            piece[place] = coarse
+            write_shards(piece, place, coarse, self.workers)
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
         values = np.asarray(self.array[key])
         for piece, place, coarse in self._coarser(key, values):
-            if not _holds(piece, place, coarse):
-                clear_block(piece, place[-3:])
-                piece[place] = coarse
+            if not _holds(piece, (..., *place), coarse):
+                write_shards(piece, place, coarse, self.workers)
         return values
 
     def _coarser(
@@ -95,7 +96,7 @@ class Pyramid:
         """Yield the coarser levels of a block, and their places."""
         for piece in self.pieces:
             values = reduce_level(values, self.mode)
-            key = _half(key)
+            key = _half(key[-3:])
             yield piece, key, values
 
     def _empty_level(self, level: int, shape: Sequence[int]) -> zarr.Array:
@@ -133,6 +134,7 @@ def create_pyramid(
     *,
     mode: Mode = "mean",
     storage: Mapping[str, Any],
+    workers: int = 1,
 ) -> Pyramid:
     """Create a volume whose coarser levels are written along with it, or open an earlier try's.
 
@@ -142,6 +144,8 @@ def create_pyramid(
         As for `write_pyramid`; the values are the same.
     shape, dtype
         Of level 0, as for `gigaseg.volumes.create_array`.
+    workers : int
+        Threads that encode the chunks of one block, each block by itself.
 
     Examples
     --------
@@ -160,7 +164,7 @@ def create_pyramid(
     for level, (shape, shard) in enumerate(_cut_pieces(array.shape, storage), 1):
         cut = {**storage, "shard": shard}
         pieces.append(create_array(folder / PIECES, str(level), shape, array.dtype, storage=cut))
-    return Pyramid(array, tuple(pieces), folder, mode, storage)
+    return Pyramid(array, tuple(pieces), folder, mode, storage, workers)
 
 
 def _cut_pieces(
@@ -175,14 +179,6 @@ def _cut_pieces(
             shard //= 2
         shape = _half_shape(shape)
         yield tuple(shape), shard
-
-
-@clear_block.register
-def _remove_shards(target: Pyramid, block: tuple[slice, ...]) -> None:
-    clear_block(target.array, block)
-    for piece in target.pieces:
-        block = _half(block)
-        clear_block(piece, block)
 
 
 def write_pyramid(
@@ -298,7 +294,7 @@ def _fill_level(fine: zarr.Array, coarse: zarr.Array, mode: Mode, workers: int) 
             (*block.stop[:-2], *(2 * n for n in block.stop[-2:])),
         )
         data = np.asarray(fine[twice.clip(fine.shape).slices])
-        coarse[block.slices] = reduce_level(data, mode)
+        write_shards(coarse, block.slices, reduce_level(data, mode))
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, blocks(coarse.shape, coarse.shards or coarse.chunks)))
+        list(pool.map(fill, blocks(coarse.shape, shards_of(coarse))))

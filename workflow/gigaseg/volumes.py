@@ -26,10 +26,10 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from . import ome
 from .disk import writing
 from .ledger import clear_block, write_atomically
+from .shards import ZSTD_LEVEL
 
 __all__ = [
     "Volume",
-    "codec_threads",
     "commit_arrays",
     "commit_image",
     "commit_labels",
@@ -95,19 +95,6 @@ class Volume:
 def foreign_codecs() -> AbstractContextManager[Any]:
     """Open the arrays of others with zarr's own codecs: the fast ones do not know all of them."""
     return zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"})
-
-
-def codec_threads(count: int) -> AbstractContextManager[Any]:
-    """Let arrays that are opened inside encode and decode the chunks of one access in threads.
-
-    Otherwise they take all cores, whatever the job was given.
-
-    Parameters
-    ----------
-    count : int
-        Threads per access.
-    """
-    return zarr.config.set({"threading.max_workers": count})
 
 
 def shard_extent(shape: Sequence[int], storage: Mapping[str, Any]) -> int:
@@ -189,7 +176,7 @@ def create_array(
         "dtype": np.dtype(dtype),
         "chunks": chunks,
         "shards": shards,
-        "compressors": [ZstdCodec(level=3), Crc32cCodec()],
+        "compressors": [ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
         "fill_value": fill_value,
         "dimension_names": _axes(len(shape)),
         "zarr_format": 3,

@@ -16,7 +16,7 @@ from ..pyramids import create_pyramid
 from ..readers import open_source
 from ..sources import Source
 from ..truth import Truth, open_truth
-from ..volumes import codec_threads, commit_image, open_volume, shard_extent
+from ..volumes import commit_image, open_volume, shard_extent
 from . import run_lot
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")
@@ -93,6 +93,14 @@ def _write_image(
     extent = shard_extent(image.shape, storage)
     block = image.block((1, extent, extent))
     workers = _at_once(image, block, threads)
+    pyramid = create_pyramid(
+        construction.path,
+        "",
+        image.shape,
+        image.dtype,
+        storage=storage,
+        workers=-(-threads // workers),
+    )
     tally = Tally(image.shape, image.dtype)
 
     def take(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
@@ -102,11 +110,7 @@ def _write_image(
         return data
 
     ledger = construction.ledger("image")
-    with codec_threads(-(-threads // workers)):
-        pyramid = create_pyramid(construction.path, "", image.shape, image.dtype, storage=storage)
-        map_blocks(
-            take, [image], [pyramid], block=block, located=True, ledger=ledger, workers=workers
-        )
+    map_blocks(take, [image], [pyramid], block=block, located=True, ledger=ledger, workers=workers)
     levels = pyramid.finish(threads)
     return levels, tally.finish(pyramid.array, block=block, workers=threads)
 
