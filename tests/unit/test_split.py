@@ -1,8 +1,15 @@
+import json
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from gigaseg.digests import volume_digest
 from gigaseg.instances import Evidence, Splitting, segment
-from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.ledger import BlockLedger, read_manifest, write_manifest
+from gigaseg.splitting import Cut
 from gigaseg.stages import split
 from gigaseg.volumes import commit_image, create_array, open_volume
 
@@ -36,18 +43,26 @@ def balls(shape=(3, 50, 60)):
 def lot(tmp_path):
     """Build a predicted lot of one sample."""
 
-    def build(probabilities, objects="plane", target="foreground"):
+    def build(probabilities, objects="plane", target="foreground", dtype=np.uint16):
         rows = [{"sample": "a", "dataset": "data", "split": "test", "objects": objects}]
-        image = np.arange(2 * probabilities[0].size, dtype=np.uint16) % 251
+        image = (np.arange(2 * probabilities[0].size) % 251).astype(dtype) / dtype(1)
+        image = image.astype(dtype).reshape(2, *probabilities.shape[1:])
+        ends = {"minimum": [0.0, 0.0], "maximum": [250.0, 250.0]}
         contents = {
-            "convert": (image.reshape(2, *probabilities.shape[1:]), ["dna", "actin"]),
+            "convert": (image, ["dna", "actin"]),
             "predict": (probabilities, [f"class {c}" for c in range(len(probabilities))]),
         }
         for stage, (values, channels) in contents.items():
             store = tmp_path / stage / "data" / "a.ome.zarr"
             array = create_array(store, "0", values.shape, values.dtype, storage=STORAGE)
             array[...] = values
-            commit_image(store, spacing=SPACING, levels=1, channel_names=channels, attributes={})
+            commit_image(
+                store,
+                spacing=SPACING,
+                levels=1,
+                channel_names=channels,
+                attributes={"statistics": {"volume": ends}} if stage == "convert" else {},
+            )
             done = {"status": "done", "message": None, "fingerprint": stage}
             entry = {**rows[0], **done, "store": "data/a.ome.zarr"}
             manifest = {"stage": stage, "lot": "data-0000", "samples": [entry]}
@@ -99,9 +114,10 @@ def test_volumes_are_split_in_space(tmp_path, lot):
     assert entry["instances"] == expected.max() < 9
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 @pytest.mark.parametrize("objects", ["plane", "volume"])
-def test_table_describes_each_instance(tmp_path, lot, objects):
-    entry = run(tmp_path, lot(balls(), objects))
+def test_table_describes_each_instance(tmp_path, lot, objects, dtype):
+    entry = run(tmp_path, lot(balls(), objects, dtype=dtype))
     labels = open_volume(tmp_path / "split" / entry["store"]).array[...]
     image = open_volume(tmp_path / "convert" / "data" / "a.ome.zarr").array[...]
     table = pd.read_parquet(tmp_path / "split" / entry["table"])
@@ -126,6 +142,7 @@ def test_labels_are_an_ome_zarr_pyramid_of_nearest_voxels(tmp_path, lot):
     volume = open_volume(tmp_path / "split" / run(tmp_path, lot(balls()))["store"])
     assert volume.spacing == SPACING
     assert len(volume.levels) == 2
+    assert sorted(p.name for p in volume.path.iterdir()) == [".gigaseg", "0", "1", "zarr.json"]
     np.testing.assert_array_equal(volume.levels[1][...], volume.array[...][:, ::2, ::2])
 
 
@@ -166,3 +183,175 @@ def test_finished_work_is_kept_unless_a_part_is_missing(tmp_path, lot):
     assert run(tmp_path, settings) == first
     assert (tmp_path / "split" / first["table"]).exists()
     assert root.stat().st_mtime_ns != stamp
+
+
+# The blocks of the flood and of the rest; the shards of the labels are 32 x 32.
+CUTS = [Cut((1, 64, 64), (1, 64, 64)), Cut((1, 16, 16), (1, 32, 64)), Cut((1, 24, 24), (1, 32, 32))]
+DEEP_CUTS = [
+    Cut((n, *cut.flood[1:]), (n, *cut.write[1:])) for n, cut in zip((3, 1, 2), CUTS, strict=True)
+]
+
+
+class Died(BaseException):
+    """Stands for a process that is no more."""
+
+
+class Watch:
+    """Follow the entries of all ledgers; raise instead of the one after `limit`."""
+
+    def __init__(self, monkeypatch, cut):
+        self.entries, self.limit = [], None
+        record = BlockLedger.record
+
+        def watched(ledger, block, *facts):
+            if self.limit is not None and len(self.entries) >= self.limit:
+                raise Died
+            record(ledger, block, *facts)
+            self.entries.append((ledger._path.name.split(".")[0], block))
+
+        monkeypatch.setattr(BlockLedger, "record", watched)
+        monkeypatch.setattr(Cut, "choose", lambda *_: cut)
+
+
+def describe(tmp_path, entry):
+    """Return all that a user gets: digest of the labels, and the table."""
+    return entry["digest"], pd.read_parquet(tmp_path / "split" / entry["table"]).to_csv()
+
+
+HARD = INSTANCES | {"fill_holes": True, "minimum_size": 2}
+
+
+def holed():
+    probabilities = balls()
+    probabilities[0, :, 13:17, 14:17] = 0
+    return probabilities
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """The results of the first cut, by kind of objects."""
+    return {}
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+@pytest.mark.parametrize("cut", range(3))
+@pytest.mark.parametrize("threads", [1, 4])
+def test_no_cut_changes_a_result(tmp_path, lot, monkeypatch, expected, objects, cut, threads):
+    Watch(monkeypatch, (CUTS if objects == "plane" else DEEP_CUTS)[cut])
+    settings = lot(holed(), objects) | {"instances": HARD}
+    entry = run(tmp_path, settings, threads)
+    found = describe(tmp_path, entry)
+    assert expected.setdefault(objects, found) == found
+    labels = open_volume(tmp_path / "split" / entry["store"]).array
+    assert entry["digest"] == volume_digest(np.asarray(labels[...]))
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_after_an_interruption_finished_blocks_are_kept(
+    tmp_path, lot, monkeypatch, expected, objects, threads
+):
+    watch = Watch(monkeypatch, (CUTS if objects == "plane" else DEEP_CUTS)[2])
+    settings = lot(holed(), objects) | {"instances": HARD}
+    for watch.limit in (0, 5, 20, 30, 40, 49):
+        with pytest.raises(Died):
+            run(tmp_path, settings, threads)
+    watch.limit = None
+    entry = run(tmp_path, settings, threads)
+    assert [e for e in set(watch.entries) if watch.entries.count(e) > 1] == []
+    assert len(watch.entries) > 49
+    assert {name for name, _ in watch.entries} == {"survey", "fragments", "objects", "labels"}
+    found = describe(tmp_path, entry)
+    assert expected.setdefault(objects, found) == found
+
+
+def test_spoilt_scratch_is_found_and_done_again(tmp_path, lot, monkeypatch):
+    watch = Watch(monkeypatch, CUTS[2])
+    settings = lot(holed()) | {"instances": HARD}
+    whole = describe(tmp_path, run(tmp_path, settings))
+    blocks = len(watch.entries)
+    settings |= {"storage": STORAGE | {"smallest_level": 16}}
+    watch.entries, watch.limit = [], blocks - 2
+    with pytest.raises(Died):
+        run(tmp_path, settings)
+    scratch = tmp_path / "split" / "data" / "a.ome.zarr" / "scratch"
+    tables = [sorted((scratch / name).iterdir()) for name in ("survey", "fragments", "objects")]
+    tables[0][1].unlink()
+    tables[1][3].write_bytes(tables[1][3].read_bytes()[:100])
+    flipped = bytearray(tables[2][0].read_bytes())
+    flipped[300] ^= 1
+    tables[2][0].write_bytes(flipped)
+    shard = next(p for p in sorted((scratch / "labels" / "c").rglob("*")) if p.is_file())
+    shard.write_bytes(b"torn")
+    watch.limit = None
+    assert describe(tmp_path, run(tmp_path, settings)) == whole
+    assert len(watch.entries) == blocks + 4
+    again = [entry for entry in watch.entries if watch.entries.count(entry) == 2]
+    assert {name for name, _ in again} == {"survey", "fragments", "objects"}
+
+
+def test_scratch_left_by_a_kill_after_the_commit_is_removed(tmp_path, lot):
+    settings = lot(balls())
+    entry = run(tmp_path, settings)
+    left = tmp_path / "split" / entry["store"] / "scratch" / "fragments"
+    left.mkdir(parents=True)
+    assert run(tmp_path, settings) == entry
+    assert not left.parent.exists()
+
+
+def test_settings_that_change_no_flooded_instance_need_one_pass_less(tmp_path, lot, monkeypatch):
+    watch = Watch(monkeypatch, CUTS[0])
+    settings = lot(balls())
+    entry = run(tmp_path, settings | {"instances": INSTANCES | {"ridge": False}})
+    assert [name for name, _ in watch.entries] == ["fragments"] * 3 + ["labels"] * 3
+    assert entry["instances"] == 9
+
+
+def test_intensities_of_floats_need_their_range(tmp_path, lot):
+    settings = lot(balls(), dtype=np.float32)
+    store = tmp_path / "convert" / "data" / "a.ome.zarr" / "zarr.json"
+    content = json.loads(store.read_text())
+    content["attributes"]["gigaseg"].pop("statistics")
+    store.write_text(json.dumps(content))
+    entry = run(tmp_path, settings)
+    assert entry["status"] == "failed"
+    assert "has no statistics" in entry["message"]
+
+
+KILLED = """
+import os, signal, sys
+from gigaseg.ledger import BlockLedger
+from gigaseg.splitting import Cut
+import json, pathlib
+sys.path.insert(0, sys.argv[4])
+from test_split import CUTS, run
+record, left = BlockLedger.record, [int(sys.argv[1])]
+def watched(ledger, block, *facts):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    record(ledger, block, *facts)
+BlockLedger.record = watched
+Cut.choose = lambda *_: CUTS[1]
+run(pathlib.Path(sys.argv[2]), json.loads(sys.argv[3]), threads=4)
+"""
+
+
+@pytest.mark.heavy
+def test_killed_again_and_again(tmp_path, lot, monkeypatch, request):
+    watch = Watch(monkeypatch, CUTS[1])
+    settings = lot(holed()) | {"instances": HARD}
+    done = 0
+    for at in (1, 40, 30, 28, 5):
+        arguments = [str(at), str(tmp_path), json.dumps(settings), str(request.path.parent)]
+        ended = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False)
+        assert ended.returncode == -signal.SIGKILL
+        done += at
+    entry = run(tmp_path, settings, threads=4)
+    killed = describe(tmp_path, entry)
+    resumed = len(watch.entries)
+    (tmp_path / "split" / entry["store"] / "zarr.json").unlink()
+    watch.entries.clear()
+    settings |= {"storage": STORAGE | {"smallest_level": 16}}
+    assert describe(tmp_path, run(tmp_path, settings)) == killed
+    assert resumed <= len(watch.entries) - done + 5 * 3  # at most the other threads' blocks again

@@ -223,11 +223,12 @@ def split_volume(
         Of the instances, in the order of their ids.
     """
 
-    def run(name: str, function: Any, block: Corner, **arrays: Any) -> None:
+    def run(name: str, function: Any, block: Corner, tables: bool = True, **arrays: Any) -> None:
         done = ledger(name)
-        for window in blocks(work.shape, block) if done.checksums else ():
-            if not work.holds(name, window):
-                done.checksums.pop(block_key(window), None)
+        if tables and done.checksums:
+            for window in blocks(work.shape, block):
+                if not work.holds(name, window):  # lost or spoilt: the block is done again
+                    done.checksums.pop(block_key(window), None)
         arrays = {"sources": [], "targets": [], **arrays}
         map_blocks(function, **arrays, block=block, located=True, ledger=done, workers=workers)
 
@@ -249,7 +250,7 @@ def split_volume(
     if how.fill_holes:
         owners = _find_owners(atlas, "objects", total)
     order, names = _number(total, how.minimum_size)
-    run("labels", _Write(atlas, names, owners), write, targets=[labels])
+    run("labels", _Write(atlas, names, owners), write, tables=False, targets=[labels])
     return total.take(order)
 
 

@@ -228,6 +228,11 @@ def _quanta(image: Volume) -> Iterator[Quanta]:
     if dtype.kind != "f":
         yield from [Quanta.choose(dtype)] * image.channels
         return
+    if "statistics" not in image.attributes:
+        raise ValueError(
+            f"{image.path} has no statistics, which say how finely its {dtype} intensities are to "
+            f"be summed: make it again with `snakemake --cores all --forcerun convert`"
+        )
     measured = image.attributes["statistics"]["volume"]
     for low, high in zip(measured["minimum"], measured["maximum"], strict=True):
         yield Quanta.choose(dtype, max(abs(low), abs(high)))

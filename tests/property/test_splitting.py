@@ -1,0 +1,123 @@
+"""Splitting block by block gives what the definition gives on the whole, bit for bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from gigaseg.instances import Evidence, Splitting, segment
+from gigaseg.ledger import BlockLedger
+from gigaseg.objects import Quanta
+from gigaseg.splitting import Cut, Work, split_volume
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+SPACINGS = [(1.0, 1.0, 1.0), (2.5, 1.0, 0.5)]
+hows = st.builds(
+    Splitting,
+    method=st.sampled_from(["watershed", "watershed", "watershed", "components"]),
+    level=st.sampled_from(["distance", "probability"]),
+    seeds=st.sampled_from(["dynamics", "probability"]),
+    h=st.sampled_from([0.0, 1.0, 2.5, 40.0]),
+    seed_threshold=st.sampled_from([0.6, 0.8]),
+    fill=st.booleans(),
+    ridge=st.booleans(),
+    fill_holes=st.booleans(),
+    minimum_size=st.sampled_from([0, 0, 3, 12]),
+)
+
+
+@st.composite
+def probabilities(draw):
+    """Smooth blobs with plateaus, holes and gaps: hard for a cut."""
+    shape = draw(st.sampled_from([(1, 14, 17), (3, 9, 11), (1, 1, 25), (5, 6, 7)]))
+    channels = draw(st.sampled_from([1, 2]))
+    random = np.random.default_rng(draw(st.integers(0, 10**6)))
+    field = random.random((channels, *shape))
+    for axis in (1, 2, 3):
+        for _ in range(draw(st.integers(0, 2))):
+            field = (np.roll(field, 1, axis) + 2 * field + np.roll(field, -1, axis)) / 4
+    field -= field.min()
+    density = draw(st.sampled_from([0.3, 0.5, 0.8, 1.4]))
+    values = np.clip(density * field / max(field.max(), 1e-9), 0, 1) / channels
+    levels = draw(st.sampled_from([4, 255]))
+    return (np.rint(values * levels) * (255 // levels)).astype(np.uint8)
+
+
+def make_work(folder, values, how, objects, spacing=SPACINGS[0], cut=None):
+    shape = values.shape[1:]
+    image = np.random.default_rng(0).normal(0, 50, (2, *shape)).astype(np.float32)
+    return Work(
+        probabilities=values,
+        image=image,
+        fragments=np.zeros(shape, np.uint32),
+        folder=folder,
+        how=how,
+        target="foreground" if len(values) == 1 else "interior_boundary",
+        objects=objects,
+        spacing=spacing,
+        quanta=tuple(Quanta.choose(image.dtype, float(abs(c).max())) for c in image),
+        cut=cut or Cut(shape, shape),
+    )
+
+
+def on_the_whole(work):
+    """Follow the definition: label each problem in memory, number through."""
+    values = work.probabilities
+    if work.objects == "volume":
+        return segment(Evidence.read(values, work.target), work.how, work.spacing)
+    labels, total = np.zeros(work.shape, np.uint32), 0
+    for z in range(len(labels)):
+        own = segment(Evidence.read(values[:, z], work.target), work.how, work.spacing[1:])
+        labels[z] = np.where(own > 0, own + total, 0)
+        total += own.max(initial=0)
+    return labels
+
+
+def check_tally(work, labels, found):
+    assert found.voxels.size == labels.max(initial=0)
+    means = found.means(work.quanta)
+    for k in range(found.voxels.size):
+        where = np.argwhere(labels == k + 1)
+        assert found.voxels[k] == len(where)
+        assert found.place[k].tolist() == where.sum(axis=0).tolist()
+        assert found.start[k].tolist() == where.min(axis=0).tolist()
+        assert found.stop[k].tolist() == (where.max(axis=0) + 1).tolist()
+        assert found.first[k] == np.ravel_multi_index(tuple(where[0]), labels.shape)
+        exact = work.image[:, labels == k + 1].mean(axis=1, dtype=np.float64)
+        np.testing.assert_allclose(means[k], exact, atol=1e-7)
+
+
+def split(work, folder, workers=1):
+    labels = np.full(work.shape, 7, np.uint32)
+    found = split_volume(
+        work, labels, lambda name: BlockLedger(folder / "ledger", name), workers=workers
+    )
+    return labels, found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_disks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda file: None)
+        yield
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+@settings(max_examples=60)
+@given(
+    values=probabilities(),
+    how=hows,
+    spacing=st.sampled_from(SPACINGS),
+    sides=st.lists(st.sampled_from([2, 3, 5, 8]), min_size=6, max_size=6),
+    workers=st.sampled_from([1, 4]),
+)
+def test_any_cut_gives_the_whole(tmp_path_factory, objects, values, how, spacing, sides, workers):
+    folder = tmp_path_factory.mktemp("split")
+    cut = Cut(tuple(sides[:3]), tuple(sides[3:]))
+    if objects == "plane":
+        cut = Cut((1, *cut.flood[1:]), (1, *cut.write[1:]))
+    work = make_work(folder, values, how, objects, spacing, cut)
+    expected = on_the_whole(work)
+    labels, found = split(work, folder, workers)
+    np.testing.assert_array_equal(labels, expected)
+    check_tally(work, labels, found)
