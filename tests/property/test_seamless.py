@@ -1,13 +1,25 @@
 """Prediction by tiles equals one forward pass over the whole mirrored plane."""
 
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from gigaseg.blockwise import map_blocks
+from gigaseg.digests import volume_digest
 from gigaseg.geometry import UNetGeometry, Window
 from gigaseg.inference import SYMMETRIES, Predictor, predict_image
+from gigaseg.intensity import measure
+from gigaseg.lanes import CpuLane
+from gigaseg.runtime import Runtime
+from gigaseg.stages import predict
 from gigaseg.tiling import TileGrid
 from gigaseg.unet import Architecture, UNet
+from gigaseg.volumes import commit_image, create_array, open_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -221,3 +233,101 @@ def test_uint8_is_the_rounded_probability():
 def test_the_oracle_reads_what_the_window_says():
     window = Window((-3, -2), (8, 6))
     assert mirrored(picture(1, 4, 5), window).shape == (1, *window.shape)
+
+
+# ------------------------------------------------------------------------------ from store to store
+
+DEPTH = 2
+STEP = 2 * 2**DEPTH  # px, of the tiles below unless they say otherwise
+
+
+def stored_image(folder, volume):
+    storage = {"chunk": 16, "shard": 32, "smallest_level": 16}
+    array = create_array(
+        folder / "image.ome.zarr", "0", volume.shape, volume.dtype, storage=storage
+    )
+    array[:] = volume
+    commit_image(
+        folder / "image.ome.zarr",
+        spacing=(1, 1, 1),
+        levels=1,
+        channel_names=["grey"],
+        attributes={"statistics": measure(array)},
+    )
+    return {"store": folder / "image.ome.zarr", "fingerprint": "image"}
+
+
+def task(image, store, model, *, shard, threads=1, tile=None):
+    geometry = model.architecture.geometry
+    prediction = {"tile": tile or geometry.input_size(STEP), "memory_gb": 1.0, "batch": 1}
+    prediction |= {"symmetries": 1, "checkpoint": "best", "precision": "auto", "compile": "auto"}
+    storage = {"chunk": 16, "shard": shard, "smallest_level": 16}
+    settings = {"prediction": prediction, "storage": storage, "experiment": "e", "fold": 0}
+    intensity = {"method": "percentile", "low": 1.0, "high": 99.8, "per": "plane"}
+    metadata = {"intensity": intensity, "target": "foreground"}
+    loaded = predict.Model(model, Runtime("cpu", "float32"), CpuLane(threads), metadata, {})
+    return predict.Task.of(image, store, loaded, settings, "code")
+
+
+class Killed(BaseException):
+    """No part of the workflow catches it."""
+
+
+def predicted(one, *, workers, killed_after=None):
+    """Predict a volume, after another process was stopped in the middle of it."""
+    predictions = count(1)
+
+    def stop(self, *block):
+        if next(predictions) == killed_after:
+            raise Killed
+        return whole_block(self, *block)
+
+    whole_block = Predictor.quantised
+    with patch.object(Predictor, "quantised", stop), suppress(Killed):
+        return predict.predict_sample(one, workers=workers)
+    return predict.predict_sample(one, workers=workers)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    size=st.tuples(st.integers(1, 3), st.integers(2, 75), st.integers(2, 75)),
+    shard=st.sampled_from([16, 32, 48, 80]),
+    workers=st.sampled_from([1, 4]),
+    killed_after=st.none() | st.integers(1, 6),
+    seed=st.integers(0, 9),
+)
+def test_neither_blocks_nor_workers_nor_death_change_the_digest(
+    size, shard, workers, killed_after, seed
+):
+    model = network(DEPTH, seed=seed)
+    volume = np.random.default_rng(seed).integers(0, 4000, (1, *size), dtype=np.uint16)
+    with TemporaryDirectory() as name:
+        image = stored_image(Path(name), volume)
+        reference = task(image, Path(name, "a.zarr"), model, shard=80)
+        expected = predict.predict_sample(reference, workers=1)["digest"]
+        one = task(image, Path(name, "b.zarr"), model, shard=shard, threads=workers)
+        found = predicted(one, workers=workers, killed_after=killed_after)
+        levels = [np.asarray(v) for v in open_volume(one.store).levels]
+        coarser = [np.asarray(v) for v in open_volume(reference.store).levels]
+    assert found["digest"] == expected == volume_digest(levels[0])
+    for ours, theirs in zip(levels, coarser, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    size=st.tuples(st.integers(1, 2), st.integers(2, 75), st.integers(2, 75)),
+    steps=st.sampled_from([1, 4, 8]),
+)
+def test_another_tile_changes_the_stored_values_by_one_step_at_most(size, steps):
+    model = network(DEPTH)
+    volume = np.random.default_rng(0).integers(0, 4000, (1, *size), dtype=np.uint16)
+    tile = model.architecture.geometry.input_size(4 * steps)
+    with TemporaryDirectory() as name:
+        image = stored_image(Path(name), volume)
+        values = []
+        for store, asked in (("a", None), ("b", tile)):
+            one = task(image, Path(name, store), model, shard=32, tile=asked)
+            predict.predict_sample(one, workers=1)
+            values.append(np.asarray(open_volume(one.store).array).astype(int))
+    assert np.abs(values[0] - values[1]).max() <= 1
