@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from gigaseg.distances import FAR, integer_spacing, squared_distance, two_nearest
+from scipy import ndimage
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,23 @@ def test_labels_beyond_32_bits_are_kept_apart():
     first, second = two_nearest(np.array([2**33, 0, 2**33 + 2**32], np.uint64))
     assert first.tolist() == [0, 1, 0]
     assert second.tolist() == [4, 1, 4]
+
+
+@pytest.mark.parametrize("shape", [(200, 150), (3, 150, 20), (1, 400), (400, 1), (500,)])
+@pytest.mark.parametrize("spacing", [1.0, 33.3])
+def test_distances_however_far(shape, spacing):
+    random = np.random.default_rng(0)
+    steps = (spacing, *[1.0] * (len(shape) - 1))
+    for count in (1, 3, 50):
+        sites = np.zeros(shape, bool)
+        sites[tuple(random.integers(0, n, count) for n in shape)] = True
+        exact = ndimage.distance_transform_edt(~sites, sampling=integer_spacing(steps)) ** 2
+        np.testing.assert_array_equal(squared_distance(sites, steps), np.rint(exact))
+
+
+def test_distances_that_need_64_bits():
+    sites = np.zeros((2, 50_000), bool)
+    sites[0, 0] = True
+    small, large = squared_distance(sites[:, :40_000]), squared_distance(sites)
+    assert (small.dtype, large.dtype) == (np.int32, np.int64)
+    assert (small[1, -1], large[1, -1]) == (39_999**2 + 1, 49_999**2 + 1)

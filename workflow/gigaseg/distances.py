@@ -19,6 +19,8 @@ FAR = np.iinfo(np.int64).max
 
 _COARSEST = 4096  # larger integers than this are rounded, see `integer_spacing`
 _REACH = 2**30  # extent times spacing; its square, summed over three axes, fits int64
+_TRIALS = 64  # lines tried on either side before the general method
+_LINES = 512  # neighbouring lines for which this is done at once
 _STRIPE = 16  # neighbouring lines gathered at once, a cache line or two of the strided axes
 
 
@@ -89,17 +91,40 @@ def squared_distance(sites: np.ndarray, spacing: Sequence[float] | None = None) 
 
     Returns
     -------
-    ndarray of int64
-        In units of `integer_spacing`, squared; `FAR` everywhere if there is no site.
+    ndarray of int32 or int64
+        In units of `integer_spacing`, squared; int32 if any distance in an array of this shape
+        fits. If there is no site, `FAR` everywhere.
 
     Examples
     --------
     >>> squared_distance(np.array([[1, 0, 0], [0, 0, 0]], bool)).tolist()
     [[0, 1, 4], [1, 2, 5]]
     """
-    squares = np.where(sites, np.int64(0), np.int64(FAR))
-    _along_every_axis(_nearest_along_axis, squares[None], spacing)
+    shape = sites.shape
+    steps = steps_of(shape, spacing)
+    if not sites.any():
+        return np.full(shape, FAR)
+    reach = sum((extent * step) ** 2 for extent, step in zip(shape, steps, strict=True))
+    trials = (_TRIALS * max(steps)) ** 2
+    dtype = np.int32 if reach + trials < np.iinfo(np.int32).max else np.int64
+    far = np.iinfo(dtype).max - trials
+    squares = np.empty(shape, dtype)
+    rows = -1, shape[-1]
+    sites = np.ascontiguousarray(sites)
+    _nearest_in_rows(sites.reshape(rows), squares.reshape(rows), steps[-1] ** 2, far)
+    for axis, step in enumerate(steps[:-1]):
+        inner = int(np.prod(shape[axis + 1 :]))
+        _nearest_along_axis(squares.reshape(-1, shape[axis], inner), step**2, far)
     return squares
+
+
+def narrowed(levels: np.ndarray) -> np.ndarray:
+    """Return levels as int32 if all of them are above its lowest and below its highest value."""
+    small = np.iinfo(np.int32)
+    if levels.dtype == small.dtype or levels.size == 0:
+        return levels.astype(small.dtype, copy=False)
+    fits = small.min < levels.min() and levels.max() < small.max
+    return levels.astype(small.dtype) if fits else levels
 
 
 def squared_distance_between(
@@ -185,17 +210,81 @@ def _along_every_axis(
 
 
 @njit(cache=True, nogil=True)
-def _nearest_along_axis(state, weight):
-    _, outer, extent, inner = state.shape
-    stripe = np.empty((_STRIPE, 1, extent), np.int64)
+def _nearest_in_rows(sites, squares, weight, far):
+    """Fill in the squared distance to the nearest site of the row, `far` if it has none."""
+    height, width = sites.shape
+    for y in range(height):
+        row, last = squares[y], -1
+        for x in range(width):
+            if sites[y, x]:
+                middle = (last + x) // 2 if last >= 0 else -1
+                _fill_row(row, last + 1, middle + 1, last, weight)
+                _fill_row(row, middle + 1, x + 1, x, weight)
+                last = x
+        if last < 0:
+            row[:] = far
+        else:
+            _fill_row(row, last + 1, width, last, weight)
+
+
+@njit(cache=True, nogil=True)
+def _fill_row(row, begin, end, site, weight):
+    for x in range(begin, end):
+        row[x] = weight * (x - site) * (x - site)
+
+
+@njit(cache=True, nogil=True)
+def _nearest_along_axis(squares, weight, far):
+    """Take what is known across an axis along it, in stripes of neighbouring lines."""
+    outer, extent, inner = squares.shape
+    known = np.empty((extent, min(_LINES, inner)), squares.dtype)
+    height = np.empty(extent, np.int64)
     room = np.empty(extent, np.int64), np.empty(extent + 1, np.int64)
     for block in range(outer):
-        for first in range(0, inner, _STRIPE):
-            lines = stripe[: min(_STRIPE, inner - first)]
-            _gather(state, block, first, lines)
-            for line in lines:
-                _nearest_on_line(line[0], weight, room)
-            _scatter(lines, state, block, first)
+        for first in range(0, inner, _LINES):
+            stripe = squares[block, :, first : min(first + _LINES, inner)]
+            count = stripe.shape[1]
+            known[:, :count] = stripe
+            if _try_neighbours(known, squares[block], first, count, weight):
+                continue
+            for k in range(count):
+                for x in range(extent):
+                    height[x] = FAR if known[x, k] >= far else known[x, k]
+                _nearest_on_line(height, weight, room)
+                for x in range(extent):
+                    stripe[x, k] = min(height[x], far)
+
+
+@njit(cache=True, nogil=True)
+def _try_neighbours(known, squares, first, count, weight):
+    """Compare with sites up to `_TRIALS` lines away; say whether no other can be nearer.
+
+    Simple loops over many lines at once are much faster than `_nearest_on_line` while distances
+    are short.
+    """
+    extent = squares.shape[0]
+    for y in range(extent):
+        line, away = squares[y, first : first + count], 1
+        furthest = line.max()
+        while weight * away * away < furthest and (away <= y or y + away < extent):
+            if away > _TRIALS:
+                return False
+            # A line beyond the end counts as if the last one were further away: no harm.
+            above = known[max(y - away, 0), :count]
+            below = known[min(y + away, extent - 1), :count]
+            furthest = _take_nearer(line, above, below, line.dtype.type(weight * away * away))
+            away += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _take_nearer(line, above, below, climb):
+    """Lower a line to its neighbours' values plus `climb`; return what is highest then."""
+    furthest = line[0]  # of the same type, so that the loop does several at once
+    for k in range(line.size):
+        line[k] = min(line[k], min(above[k], below[k]) + climb)
+        furthest = max(furthest, line[k])
+    return furthest
 
 
 @njit(cache=True, nogil=True)

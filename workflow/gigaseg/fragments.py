@@ -32,7 +32,17 @@ from gigaseg.faces import (
     raster_index,
     unpack,
 )
-from gigaseg.forest import ALWAYS, NEVER, Borders, bottoms, find, find_basins, sorted_borders
+from gigaseg.forest import (
+    ALWAYS,
+    NEVER,
+    bottoms,
+    find,
+    find_basins,
+    flatten,
+    lower_levels,
+    rank_trees,
+    sorted_borders,
+)
 from gigaseg.geometry import Window
 from gigaseg.labels import components
 
@@ -183,14 +193,14 @@ def flood_block(
     anchor[basin[marked]] = ALWAYS
     is_node = np.zeros(count, bool)
     is_node[basin.ravel()[terminals]] = True
-    borders, order = sorted_borders(levels, basin)
-    tree, exported = _two_forests(borders.ends, borders.high, order, anchor, is_node)
-    labels, first, root = _number(basin, tree)
+    borders = sorted_borders(levels, basin)
+    tree, exported = _two_forests(borders.ends, borders.high, anchor, is_node)
+    labels, first, root = rank_trees(basin, tree, np.ones(count, bool))
     node = np.full(count, -1, np.int32)
     nodes = root[is_node[root]]
     node[nodes] = np.arange(nodes.size)
     node = node[tree]
-    edges = Borders(*(column[..., exported] for column in borders))
+    edge = borders.edge[exported].astype(np.int64)
     return labels, Fragments(
         window=window,
         shape=tuple(shape),
@@ -198,10 +208,10 @@ def flood_block(
         node=node[root],
         kept=(node[root] < 0) & (seeds is None or anchor[root] == ALWAYS),
         anchor=anchor[nodes],
-        ends=node[edges.ends],
-        high=edges.high.astype(np.int64),
-        low=edges.low.astype(np.int64),
-        edge=3 * _in_volume(edges.edge // 3, window, shape) + edges.edge % 3,
+        ends=node[borders.ends[:, exported]],
+        high=borders.high[exported].astype(np.int64),
+        low=lower_levels(levels, edge),
+        edge=4 * _in_volume(edge >> 2, window, shape) + (edge & 3),
         faces={
             face: FaceVoxels(
                 _lookup(node, plane_of(basin, face)),
@@ -269,7 +279,7 @@ def _lookup(table: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _two_forests(ends, high, order, anchor, is_node):
+def _two_forests(ends, high, anchor, is_node):
     """Join what is certain, and list what is not.
 
     Returns the root of each basin in the fine forest and the positions of the exported edges, in
@@ -277,8 +287,8 @@ def _two_forests(ends, high, order, anchor, is_node):
     """
     fine, coarse = np.arange(anchor.size), np.arange(anchor.size)
     lower = anchor.copy()
-    exported, count = np.empty(order.size, np.int64), 0
-    for k in order:
+    exported, count = np.empty(high.size, np.int64), 0
+    for k in range(high.size):
         a, b = find(coarse, ends[0, k]), find(coarse, ends[1, k])
         if a == b or (lower[a] <= high[k] and lower[b] <= high[k]):
             continue
@@ -294,26 +304,5 @@ def _two_forests(ends, high, order, anchor, is_node):
         else:
             fine[p] = q
             anchor[q] = min(anchor[q], anchor[p])
-    for i in range(fine.size):
-        fine[i] = find(fine, i)
+    flatten(fine)
     return fine, exported[:count].copy()
-
-
-@njit(cache=True, nogil=True)
-def _number(basin, tree):
-    """Number trees by their first voxels; return labels, first voxels and roots of 1, 2, ..."""
-    rank = np.zeros(tree.size, np.uint32)
-    first, root = np.empty(tree.size, np.int64), np.empty(tree.size, np.int64)
-    labels = np.zeros(basin.shape, np.uint32)
-    flat_basin, flat_labels = basin.ravel(), labels.ravel()
-    count = 0
-    for i in range(flat_basin.size):
-        if flat_basin[i] < 0:
-            continue
-        k = tree[flat_basin[i]]
-        if rank[k] == 0:
-            first[count], root[count] = i, k
-            count += 1
-            rank[k] = count
-        flat_labels[i] = rank[k]
-    return labels, first[:count].copy(), root[:count].copy()

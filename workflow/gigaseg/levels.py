@@ -7,11 +7,18 @@ blocks are looked at one by one, the nearest first, until none could be nearer.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import isqrt
 
 import numpy as np
 
-from gigaseg.distances import FAR, squared_distance, squared_distance_between, steps_of
+from gigaseg.distances import (
+    FAR,
+    narrowed,
+    squared_distance,
+    squared_distance_between,
+    steps_of,
+)
 from gigaseg.geometry import Window
 
 
@@ -95,11 +102,9 @@ def block_distance_levels(
     levels = -view.squares(~foreground, outside, lambda box: ~read(box))
     if beyond and inside:
         here = ~foreground[window.within(near).slices]
-        levels[here] = view.squares(foreground, inside, read)[here]
-    small = np.iinfo(np.int32)
-    if levels.size == 0 or (small.min < levels.min() and levels.max() <= small.max):
-        return levels.astype(np.int32)
-    return levels
+        rising = view.squares(foreground, inside, read)
+        levels = np.where(here, rising, levels)
+    return narrowed(levels)
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,15 @@ class _View:
         """Return the squared distance of the window's voxels to sites in `near` or `boxes`."""
         squares = squared_distance(sites, tuple(map(float, self.steps)))
         squares = squares[self.window.within(self.near).slices]
-        box = _box(squares > self.certain(), self.window.start)
+        certain = self._certain()
+        if squares.max(initial=0) <= min(line.min(initial=FAR) for line in certain):
+            return squares
+        squares = squares.astype(np.int64)
+        box = _box(squares > reduce(np.minimum, certain), self.window.start)
         if box is None:
             return squares
         part = squares[box.within(self.window).slices]
-        for bound, other in sorted(((self.gap(box, o), o) for o in boxes), key=lambda x: x[0]):
+        for bound, other in sorted(((self._gap(box, o), o) for o in boxes), key=lambda x: x[0]):
             furthest = int(part.max())
             if bound >= furthest:
                 break
@@ -134,9 +143,9 @@ class _View:
                 np.minimum(part, found, out=part)
         return squares
 
-    def certain(self) -> np.ndarray:
-        """Return the squared distance of the window's voxels to what `near` does not show."""
-        bound = np.full((1,) * len(self.shape), FAR)
+    def _certain(self) -> list[np.ndarray]:
+        """Return the squared distance to what `near` does not show, along each axis."""
+        lines = []
         for axis, (extent, step) in enumerate(zip(self.shape, self.steps, strict=True)):
             line = np.arange(self.window.start[axis], self.window.stop[axis])
             low, high = self.near.start[axis], self.near.stop[axis]
@@ -145,10 +154,10 @@ class _View:
                 squares = np.minimum(squares, ((line - low + 1) * step) ** 2)
             if high < extent:
                 squares = np.minimum(squares, ((high - line) * step) ** 2)
-            bound = np.minimum(bound, squares.reshape((-1,) + (1,) * (len(self.shape) - axis - 1)))
-        return bound
+            lines.append(squares.reshape((-1,) + (1,) * (len(self.shape) - axis - 1)))
+        return lines
 
-    def gap(self, one: Window, other: Window) -> int:
+    def _gap(self, one: Window, other: Window) -> int:
         """Return the squared distance of two boxes."""
         ends = zip(one.start, one.stop, other.start, other.stop, self.steps, strict=True)
         return sum((max(0, a - d + 1, c - b + 1) * step) ** 2 for a, b, c, d, step in ends)

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from gigaseg.faces import Face, Meeting, Meetings, inner_faces, pack, plane_of, raster_index, unpack
-from gigaseg.forest import ALWAYS, find, kruskal, sort_stably
+from gigaseg.forest import ALWAYS, join_pairs, kruskal, sort_stably
 from gigaseg.fragments import Fragments
 from gigaseg.geometry import Window
 from gigaseg.labels import Objects
@@ -193,7 +193,7 @@ def join_components(blocks: Iterable[Components], *, offset: int = 0) -> Joined:
     if meetings is not None:
         meetings.close()
     ends = np.concatenate([np.empty((2, 0), np.int64), *pairs], axis=1)
-    root = _join_pairs(bases[-1], ends)
+    root = join_pairs(bases[-1], ends)
     first = np.concatenate([np.empty(0, np.int64), *firsts])
     rank, count = _rank(first, root, np.ones(first.size, bool))
     return Joined(count + offset, _tables(rank, bases, offset))
@@ -289,7 +289,7 @@ class _Problem:
         """Return the tree of each node, and the anchor of each tree."""
         anchor = np.concatenate([np.empty(0, np.int64), *self.anchors])
         seeds = np.concatenate([np.empty((2, 0), np.int64), *self.one_seed], axis=1)
-        tree = _join_pairs(self.count, seeds)
+        tree = join_pairs(self.count, seeds)
         columns = [
             np.concatenate([getattr(part, name) for part in self.edges], axis=-1)
             if self.edges
@@ -298,10 +298,9 @@ class _Problem:
         ]
         ends, high, low, edge = columns
         order = np.argsort(edge)
-        for key in (low, high):
-            order = sort_stably(key, order)
-        kruskal(ends, high, order, anchor, tree)
-        return _roots(tree), anchor
+        for key in (low, high):  # stable sorts; the last one decides
+            order = order[sort_stably(key[order])]
+        return kruskal(ends[:, order], high[order], anchor, tree)
 
 
 def _first_axis(shape: Sequence[int], objects: Objects) -> int:
@@ -325,7 +324,7 @@ def _across(meeting: Meeting, shape: Sequence[int]) -> tuple[_Edges, np.ndarray]
     one_seed = (lower.seed & upper.seed)[both]
     levels = lower.level[both], upper.level[both]
     kind = len(shape) - 1 - meeting.axis  # x, y, z
-    edge = 3 * raster_index(meeting.window, shape)[both] + kind
+    edge = 4 * raster_index(meeting.window, shape)[both] + kind
     return _Edges(ends, np.maximum(*levels), np.minimum(*levels), edge), ends[:, one_seed]
 
 
@@ -343,28 +342,6 @@ def _tables(rank: np.ndarray, bases: Sequence[int], offset: int) -> list[np.ndar
     moved = np.where(rank > 0, rank + np.uint64(offset), np.uint64(0))
     parts = (moved[a:b] for a, b in pairwise(bases))
     return [np.concatenate([np.zeros(1, np.uint64), part]) for part in parts]
-
-
-def _join_pairs(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Return the group of each of `count` elements, named by a member."""
-    parent = np.arange(count)
-    _join(parent, pairs)
-    return _roots(parent)
-
-
-@njit(cache=True, nogil=True)
-def _join(parent, pairs):
-    for k in range(pairs.shape[1]):
-        a, b = find(parent, pairs[0, k]), find(parent, pairs[1, k])
-        parent[max(a, b)] = min(a, b)
-
-
-@njit(cache=True, nogil=True)
-def _roots(parent):
-    root = np.empty_like(parent)
-    for i in range(parent.size):
-        root[i] = find(parent, i)
-    return root
 
 
 @njit(cache=True, nogil=True)

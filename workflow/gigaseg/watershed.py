@@ -25,8 +25,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gigaseg.distances import integer_spacing, squared_distance
-from gigaseg.forest import ALWAYS, NEVER, bottoms, find_basins, join_basins, number_trees
+from gigaseg.distances import integer_spacing, narrowed, squared_distance
+from gigaseg.forest import (
+    ALWAYS,
+    NEVER,
+    bottoms,
+    find_basins,
+    kruskal,
+    number_trees,
+    sorted_borders,
+)
 
 
 def seeded_watershed(levels: np.ndarray, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -54,10 +62,14 @@ def seeded_watershed(levels: np.ndarray, mask: np.ndarray, seeds: np.ndarray) ->
     [[1, 1, 1, 2, 2]]
     """
     seeds = np.where(mask, seeds, 0)
+    if seeds.max(initial=0) > seeds.size:
+        names, rank = np.unique(np.maximum(seeds, 0), return_inverse=True)
+        seeds = rank.reshape(mask.shape) + (names[0] > 0)
     basin, count = find_basins(levels, mask, seeds)
     anchor = np.full(count, NEVER)
     anchor[basin[seeds > 0]] = ALWAYS
-    tree, anchor = join_basins(levels, basin, anchor)
+    borders = sorted_borders(levels, basin)
+    tree, anchor = kruskal(borders.ends, borders.high, anchor)
     return number_trees(basin, tree, anchor == ALWAYS)
 
 
@@ -93,7 +105,8 @@ def dynamics_watershed(
     basin, count = find_basins(levels, mask)
     bottom = bottoms(levels, basin, count)
     anchor = np.maximum(pass_level(bottom), bottom + 1)  # a pass is above what it parts
-    tree, _ = join_basins(levels, basin, anchor)
+    borders = sorted_borders(levels, basin)
+    tree, _ = kruskal(borders.ends, borders.high, anchor)
     return number_trees(basin, tree, np.ones(count, bool))
 
 
@@ -128,12 +141,8 @@ def distance_levels(
     levels = squared_distance(~foreground, spacing)
     np.negative(levels, out=levels)
     if beyond and foreground.any():
-        outside = squared_distance(foreground, spacing)
-        levels[~foreground] = outside[~foreground]
-    small = np.iinfo(np.int32)
-    if levels.size == 0 or (small.min < levels.min() and levels.max() <= small.max):
-        return levels.astype(np.int32)
-    return levels
+        np.copyto(levels, squared_distance(foreground, spacing), where=~foreground)
+    return narrowed(levels)
 
 
 def climb_distance(
