@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from gigaseg.comparison import compare, main_metric
+from gigaseg.fingerprints import digest as text_digest
 from gigaseg.glossary import METRICS
 from gigaseg.ledger import canonical_json, read_manifest, write_manifest
 from gigaseg.pyramids import write_pyramid
 from gigaseg.scores import BEST, FAMILIES
 from gigaseg.stages import report
+from gigaseg.summaries import FOLDERS
 from gigaseg.volumes import commit_image, commit_labels, create_array
 
 STORAGE = {"chunk": 64, "shard": 128, "smallest_level": 64}
@@ -119,10 +121,27 @@ def write_sample(root, experiment, name, labels, *, truth, seed=0, dataset="plat
     )
 
 
+def proof(experiment, sample):
+    """Return what predict, the audit of seams and split note of a sample."""
+    return {
+        "predict": {"digest": text_digest(["p", experiment, sample])},
+        "split": {"digest": text_digest(["l", experiment, sample])},
+        "audit_seams": {
+            "windows": 2,
+            "seams": {"block": 3, "tile": 1},
+            "values": 1_200_000,
+            "differing": 2,
+            "steps": 1,
+            "delta": 2.5e-7,
+            "note": None,
+        },
+    }
+
+
 def write_lots(root, experiment, entries, dataset="plates"):
     """Write the manifests of one lot for the stages up to evaluate."""
-    for stage in ("convert", "weigh", "predict", "split", "evaluate"):
-        folder = root / stage
+    for stage in ("convert", "weigh", "predict", "audit_seams", "split", "evaluate"):
+        folder = root / FOLDERS.get(stage, stage)
         if stage not in ("convert", "weigh"):
             folder = folder / experiment / "fold-0"
         samples = []
@@ -132,7 +151,9 @@ def write_lots(root, experiment, entries, dataset="plates"):
             if item["status"] == "failed" and stage != "convert":
                 message = f"convert failed: {item['message']}"
                 item = item | {"status": "skipped", "message": message}
-            samples.append({**facts, **item, "store": store})
+            if item["status"] == "done":
+                facts |= proof(experiment, item["sample"]).get(stage, {})
+            samples.append({**facts, **item, "store": None if stage == "audit_seams" else store})
         lot = f"{dataset}-0000"
         folder.mkdir(parents=True, exist_ok=True)
         write_manifest(folder / f"{lot}.json", {"stage": stage, "lot": lot, "samples": samples})
@@ -296,10 +317,90 @@ def test_shows_what_ran(whole):
     assert '"iou_match": "at_least"' in page.text  # settings
 
 
+def section(page, name):
+    """Return the text of a section, tags removed."""
+    part = page.html.split(f'<section id="{name}">')[1].split("</section>")[0]
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", part))
+
+
+def edit(path, change):
+    """Change the entries of a lot's manifest."""
+    content = read_manifest(path)
+    for item in content["samples"]:
+        change(item)
+    write_manifest(path, content)
+
+
+def test_proves_that_seams_and_blocks_changed_nothing(whole):
+    _, page, _ = whole
+    text = section(page, "proof")
+    # Four samples of each experiment, each with 3 + 1 seams and 2 of 1.2 million values.
+    assert text.count("seamless 16 12 4 4,800,000 8 1 2.5e-07") == 2
+    for experiment in ("nuclei", "wide"):
+        for sample in ("plate_00", "unknown_3"):
+            facts = proof(experiment, sample)
+            for stage in ("predict", "split"):
+                whole_digest = facts[stage]["digest"]
+                assert f'data-copy="{whole_digest}"><code>{whole_digest[:12]}</code>' in page.html
+    for word in ("seam", "digest", "audit"):
+        assert f"<dt>{word}</dt>" in page.html
+    assert "mixed hardware </" not in page.html
+
+
+def test_the_digest_of_an_experiment_is_that_of_all_its_samples(tmp_path):
+    def joint(folder, change=None):
+        root = write_results(folder, samples=1, failed=False)
+        if change:
+            edit(root / "predict/nuclei/fold-0/plates-0000.json", change)
+        return section(make(root)[0], "proof").split("2.5e-07 ")[1].split()[:2]
+
+    first = joint(tmp_path / "a")
+    assert joint(tmp_path / "b") == first
+    other = joint(tmp_path / "c", lambda item: item.update(digest="0" * 64))
+    assert other[0] != first[0]
+    assert other[1] == first[1]
+
+
+def test_marks_what_was_computed_on_mixed_hardware_and_seams_that_fail(tmp_path):
+    root = write_results(tmp_path, samples=2, unscored=0, failed=False)
+    mixed = {"comparable": False, "hardware": ["A100", "H100"]}
+    edit(
+        root / "predict/nuclei/fold-0/plates-0000.json",
+        lambda item: item.update(mixed if item["sample"] == "plate_00" else {}),
+    )
+    known = ("sample", "dataset", "split")
+    gone = {"status": "failed", "message": "it is not seamless", "store": None, "fingerprint": None}
+
+    def spoil_one(item):
+        kept = {key: item[key] for key in known}
+        if item["sample"] == "plate_01":
+            item.clear()
+            item.update(kept | gone)
+
+    edit(root / "audit/nuclei/fold-0/plates-0000.json", spoil_one)
+    page, manifest = make(root)
+    text = section(page, "proof")
+    assert "nuclei 1 sample fails 4 3 1" in text
+    assert text.count("mixed hardware") == 3  # experiment, sample, glossary
+    assert 'title="A100; H100">mixed hardware' in page.html
+    assert manifest["failures"] == 1
+    assert "it is not seamless" in section(page, "failures")
+
+
+def test_samples_of_one_tile_have_no_seam_to_check(tmp_path):
+    root = write_results(tmp_path, samples=1, unscored=0, failed=False)
+    nothing = {"windows": 0, "seams": {"block": 0, "tile": 0}, "values": 0, "differing": 0}
+    nothing |= {"steps": 0, "delta": None, "note": "one tile holds each plane: there is no seam"}
+    edit(root / "audit/nuclei/fold-0/plates-0000.json", lambda item: item.update(nothing))
+    text = section(make(root)[0], "proof")
+    assert "nuclei none checked 0 0 0 0 0 – –" in text
+    assert "one tile holds each plane: there is no seam" in text
+
+
 def test_names_failures_with_stage_and_message(whole):
     _, page, manifest = whole
     assert "plate_99.tif is truncated: 100 of 200 bytes" in page.text
-    assert "Left out of 7 later steps." in page.text
+    assert "Left out of 9 later steps." in page.text
     assert manifest["failures"] == 1
 
 
@@ -340,7 +441,7 @@ def test_empty_folder_gives_a_page_that_says_so(tmp_path):
     assert "No experiment has results yet." in page.text
     assert "The stage train has no results yet." in page.text
     assert manifest["experiments"] == {}
-    assert len(manifest["notes"]) == 7
+    assert len(manifest["notes"]) == 8
 
 
 def test_partial_folder_shows_what_there_is(tmp_path):
@@ -358,7 +459,8 @@ def test_what_earlier_runs_left_is_not_shown(tmp_path):
     shutil.copy(root / "train/wide/fold-0.json", root / "train/wide/fold-7.json")
     shutil.copy(root / "convert/plates-0000.json", root / "convert/bygone-0000.json")
     lots = [f"{stage}/plates-0000.json" for stage in ("convert", "weigh")]
-    lots += [f"{stage}/wide/fold-0/plates-0000.json" for stage in ("predict", "split", "evaluate")]
+    folders = ("predict", "audit", "split", "evaluate")
+    lots += [f"{folder}/wide/fold-0/plates-0000.json" for folder in folders]
     own = ["train/wide/fold-0.json", *lots]
     page, manifest = make(root, SETTINGS | {"manifests": own})
     assert list(manifest["experiments"]) == ["wide"]
