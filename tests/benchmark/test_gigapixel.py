@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from gigaseg import plan
+from gigaseg.ledger import BOOKS
 
 ROOT = Path(__file__).parents[2]
 MEGAPIXELS, GIGAPIXEL = (1, 8192, 8192), (1, 32768, 32768)
@@ -41,11 +42,14 @@ def leave_results(root, dataset, factor, shape):
             folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"stage": stage, "samples": [entry | {"digest": stage, "seams": 3}]})
             (folder / where.with_suffix(".json")).write_text(text)
-            (folder / f"{dataset}.ome.zarr" / "0").mkdir(parents=True)
-            (folder / f"{dataset}.ome.zarr" / "0" / "c").write_bytes(bytes(10**6))
+            books = folder / f"{dataset}.ome.zarr" / BOOKS
+            books.mkdir(parents=True)
+            (books.parent / "c").write_bytes(bytes(10**6))
+            last = {"time": 1.0, "cpu_seconds": 2 * factor, "peak_memory_mb": 300 + factor}
+            (books / "attempts.jsonl").write_text(json.dumps(last))
         table = root / "benchmarks" / stage / where.with_suffix(".tsv")
         table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(f"s\tmax_rss\tcpu_time\n{factor}\t{300 + factor}\tNA\n")
+        table.write_text(f"s\tmax_rss\tcpu_time\n{factor}\t200\tNA\n")
 
 
 def test_stages_are_compared_per_pixel(tmp_path, capsys, scaling):
@@ -54,8 +58,9 @@ def test_stages_are_compared_per_pixel(tmp_path, capsys, scaling):
     scaling(tmp_path, "megapixels", "gigapixel")
     text = capsys.readouterr().out
     assert "From 1 to 4 Mpx" in text
-    assert "| split | 10.000 → 20.000 | 2.00 | nan → nan | nan | 310 → 380 | 1.23 |" in text
-    assert "| split | 1 | 1 | split |" in text
+    assert "| split | 10.000 → 20.000 | 2.00 | 20.000 → 40.000 | 2.00 | 310 → 380 | 1.23 |" in text
+    assert "| evaluate | 10.000 → 20.000 | 2.00 | nan → nan | nan | 200 → 200 | 1.00 |" in text
+    assert "| split | 2 | 1 | split |" in text
     assert '"seams": 3' in text
 
 
