@@ -15,7 +15,8 @@ import numpy as np
 
 from .geometry import Window
 
-BLOCK_BYTES = 2**27  # of voxels that are in memory at once, if segments allow
+BLOCK_BYTES = 2**27  # of the voxels of one block, if segments allow
+BYTES_AT_ONCE = 2**26  # of those of several; with all that is made of them, a job takes < 500 MB
 
 Spacing = tuple[float, float, float]
 Fetch = Callable[[Sequence[int], Window], np.ndarray]
@@ -257,12 +258,19 @@ class Source:
         again = None if opener is None else partial(_reopen, opener, tuple(channels))
         return replace(self, shape=shape, fetch=some, opener=again)
 
-    def block(self, unit: Sequence[int]) -> tuple[int, int, int]:
+    def block(self, unit: Sequence[int], voxel: int | None = None) -> tuple[int, int, int]:
         """Return the block of whole units (z, y, x) in which to read.
 
         It holds whole segments, so that each is decoded once; but where it would take more than
         `BLOCK_BYTES`, fewer units side by side and fewer planes, at the price of decoding some
         twice. Of a segment beyond that, which its reader keeps, it holds one unit.
+
+        Parameters
+        ----------
+        unit : sequence of int
+            Extents z, y, x.
+        voxel : int, optional
+            Bytes that a voxel takes in memory, if not those of its channels.
 
         Examples
         --------
@@ -271,7 +279,7 @@ class Source:
         (1, 1024, 7168)
         """
         z, y, x = (-(-s // u) * u for s, u in zip(self.segment, unit, strict=True))
-        voxel = self.shape[0] * self.dtype.itemsize
+        voxel = voxel or self.shape[0] * self.dtype.itemsize
         if math.prod(self.segment) * voxel > BLOCK_BYTES:
             z, y, x = unit
         if z * y * x * voxel > BLOCK_BYTES:
@@ -279,6 +287,19 @@ class Source:
         if z * y * x * voxel > BLOCK_BYTES:
             z = max(1, BLOCK_BYTES // (y * x * unit[0] * voxel)) * unit[0]
         return z, y, x
+
+    def at_once(self, block: Sequence[int], threads: int, voxel: int | None = None) -> int:
+        """Return how many such blocks threads may have in memory; the others decode for these.
+
+        Examples
+        --------
+        >>> tiles = Source(Path("a"), (1, 1, 9999, 9999), np.dtype("u2"), None, (1, 256, 256), None)
+        >>> tiles.at_once((1, 4096, 4096), 8), tiles.at_once((1, 1024, 1024), 8)
+        (2, 8)
+        """
+        size = math.prod(map(min, block, self.shape[1:]))
+        size *= voxel or self.shape[0] * self.dtype.itemsize
+        return max(1, min(threads, BYTES_AT_ONCE // size))
 
 
 def _reopen(opener: Callable[[], Source], channels: tuple[int, ...]) -> Source:

@@ -1,6 +1,5 @@
 """convert: raw files to OME-Zarr images with statistics and, where there are labels, a truth."""
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +19,6 @@ from ..volumes import commit_image, open_volume, shard_extent
 from . import run_lot
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")
-BYTES_AT_ONCE = 2**26  # of voxels in memory; with all that is made of them, below 500 MB
 COLUMNS = ("channels", "spacing", "labels", "objects")  # of the sheet, that change a store
 
 
@@ -92,7 +90,7 @@ def _write_image(
     """Write the image and its levels; return their number and the statistics."""
     extent = shard_extent(image.shape, storage)
     block = image.block((1, extent, extent))
-    workers = _at_once(image, block, threads)
+    workers = image.at_once(block, threads)
     pyramid = create_pyramid(
         construction.path,
         "",
@@ -115,12 +113,6 @@ def _write_image(
     return levels, tally.finish(pyramid.array, block=block, workers=threads)
 
 
-def _at_once(image: Source, block: Sequence[int], threads: int) -> int:
-    """Return how many blocks to have in memory; the other threads help with these."""
-    size = math.prod(map(min, block, image.shape[1:])) * image.shape[0] * image.dtype.itemsize
-    return max(1, min(threads, BYTES_AT_ONCE // size))
-
-
 def _check_finite(path: Path, data: np.ndarray, window: Window) -> None:
     if data.dtype.kind != "f" or np.isfinite(data).all():
         return
@@ -141,7 +133,7 @@ def _write_truth(
 ) -> int | None:
     if truth is None:
         return None
-    return truth.write(construction.path / "labels" / "truth", spacing, storage, threads)
+    return truth.write(construction, spacing, storage, threads)
 
 
 def _commit(
