@@ -336,7 +336,7 @@ def test_samples_that_fail_are_skipped_or_have_no_seam_do_not_stop_the_others(tm
     }
     assert entries["gone"]["message"] == "convert failed: torn"
     assert entries["good"]["windows"] > 1
-    assert entries["small"]["note"] == "one tile holds each plane: there is no seam"
+    assert entries["small"]["note"] == "no seam: one tile holds a plane"
     assert entries["small"]["delta"] is None
     assert entries["small"]["seams"] == {"block": 0, "tile": 0}
 
@@ -347,7 +347,7 @@ def test_samples_that_were_not_drawn_say_so(tmp_path):
     entries = project.audit(windows=1)
     assert sorted(entry["windows"] for entry in entries.values()) == [0, 1]
     notes = {entry["windows"]: entry["note"] for entry in entries.values()}
-    assert notes == {0: "the windows were drawn in other samples of the lot", 1: None}
+    assert notes == {0: "not drawn: the windows lie in other samples of the lot", 1: None}
 
 
 def test_a_store_deleted_by_hand_is_named(project):

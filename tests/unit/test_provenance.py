@@ -170,6 +170,9 @@ def append(path: Path, text: str):
         ("warping.py", {"evaluate", "tabulate"}),
         ("stages/split.py", {"split"}),
         ("stages/report.py", {"report"}),
+        ("proof.py", {"report"}),
+        ("seams.py", {"audit_seams"}),
+        ("stages/audit.py", {"audit"}),
         ("stages/fetch.py", {"fetch"}),
         ("stages/verdict.py", {"verdict"}),
         ("logs.py", set()),
@@ -185,7 +188,8 @@ def test_an_edit_reaches_the_stages_that_use_the_module(library, module, stages)
 
 def test_an_edited_network_reaches_training_and_prediction(library):
     edited = library.package / "unet.py"
-    assert library.changed(lambda: append(edited, "\n_EDITED = 1\n")) == {"train", "predict"}
+    reached = library.changed(lambda: append(edited, "\n_EDITED = 1\n"))
+    assert reached == {"train", "predict", "predict_open", "predict_part", "audit_seams"}
 
 
 def test_a_comment_and_a_touch_reach_nothing(library):

@@ -335,7 +335,7 @@ def test_proves_that_seams_and_blocks_changed_nothing(whole):
     _, page, _ = whole
     text = section(page, "proof")
     # Four samples of each experiment, each with 3 + 1 seams and 2 of 1.2 million values.
-    assert text.count("seamless 16 12 4 4,800,000 8 1 2.5e-07") == 2
+    assert text.count("seamless 16 (12 of blocks, 4 of tiles) 8 of 4,800,000 by 1 step 2.5e-07") == 2
     for experiment in ("nuclei", "wide"):
         for sample in ("plate_00", "unknown_3"):
             facts = proof(experiment, sample)
@@ -380,7 +380,7 @@ def test_marks_what_was_computed_on_mixed_hardware_and_seams_that_fail(tmp_path)
     edit(root / "audit/nuclei/fold-0/plates-0000.json", spoil_one)
     page, manifest = make(root)
     text = section(page, "proof")
-    assert "nuclei 1 sample fails 4 3 1" in text
+    assert "nuclei 1 sample fails 4 (3 of blocks, 1 of tiles)" in text
     assert text.count("mixed hardware") == 3  # experiment, sample, glossary
     assert 'title="A100; H100">mixed hardware' in page.html
     assert manifest["failures"] == 1
@@ -390,11 +390,11 @@ def test_marks_what_was_computed_on_mixed_hardware_and_seams_that_fail(tmp_path)
 def test_samples_of_one_tile_have_no_seam_to_check(tmp_path):
     root = write_results(tmp_path, samples=1, unscored=0, failed=False)
     nothing = {"windows": 0, "seams": {"block": 0, "tile": 0}, "values": 0, "differing": 0}
-    nothing |= {"steps": 0, "delta": None, "note": "one tile holds each plane: there is no seam"}
+    nothing |= {"steps": 0, "delta": None, "note": "no seam: one tile holds a plane"}
     edit(root / "audit/nuclei/fold-0/plates-0000.json", lambda item: item.update(nothing))
     text = section(make(root)[0], "proof")
-    assert "nuclei none checked 0 0 0 0 0 – –" in text
-    assert "one tile holds each plane: there is no seam" in text
+    assert "nuclei none checked – – –" in text
+    assert "no seam: one tile holds a plane" in text
 
 
 def test_names_failures_with_stage_and_message(whole):

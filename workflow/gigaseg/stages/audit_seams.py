@@ -19,8 +19,8 @@ from ..volumes import Volume, open_volume, shard_extent
 from . import Row, read_entries, run_lot
 from .predict import Model, load
 
-NO_SEAM = "one tile holds each plane: there is no seam"
-NOT_DRAWN = "the windows were drawn in other samples of the lot"
+NO_SEAM = "no seam: one tile holds a plane"
+NOT_DRAWN = "not drawn: the windows lie in other samples of the lot"
 
 
 def run(
