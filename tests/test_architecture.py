@@ -26,7 +26,7 @@ GROUPS = {
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
-    "blocks": "blockwise cluster splitting",
+    "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "figures outlook views summaries comparison charts glossary proof page",

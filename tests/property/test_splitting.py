@@ -1,14 +1,13 @@
 """Splitting block by block gives what the definition gives on the whole, bit for bit."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from gigaseg.cuts import Cut, Work
 from gigaseg.instances import Evidence, Splitting, segment
 from gigaseg.ledger import BlockLedger
 from gigaseg.objects import Quanta
-from gigaseg.splitting import Cut, Work, split_volume
-from hypothesis import example, given, settings
+from gigaseg.splitting import split_volume
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 1.0, 0.5)]
@@ -98,7 +97,7 @@ def split(work, folder, workers=1):
 @pytest.fixture(scope="module", autouse=True)
 def no_waiting_for_disks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda file: None)
+        patch.setattr("os.fsync", lambda _: None)
         yield
 
 

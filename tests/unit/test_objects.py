@@ -108,7 +108,7 @@ def test_tallies_against_each_mask():
     random = np.random.default_rng(1)
     labels = renumber(random.integers(0, 6, (3, 7, 8)).astype(np.uint32))
     image = random.integers(-1000, 1000, (2, 3, 7, 8)).astype(np.int16)
-    found = tally(labels, 5, image, start=(4, 0, 9), shape=(10, 7, 20))
+    found = tally(labels, 5, image, [Quanta(1.0)] * 2, start=(4, 0, 9), shape=(10, 7, 20))
     centroids, means = found.centroids((2.0, 0.5, 0.25)), found.means([Quanta(1.0)] * 2)
     for k in range(labels.max()):
         where = np.argwhere(labels == k + 1) + np.array([4, 0, 9])
@@ -129,13 +129,13 @@ def test_tallies_of_parts_add_up_exactly(dtype):
         values.astype(dtype) if np.dtype(dtype).kind == "f" else (abs(values) % 250).astype(dtype)
     )
     quanta = Quanta.choose(image.dtype, float(abs(values).max()))
-    whole = tally(labels, 3, [quanta.count(image)])
+    whole = tally(labels, 3, [image], [quanta])
     for rows in (1, 2, 5):
         total = Tally.empty(3, 1)
         for y in range(0, 9, rows):
             part = np.s_[:, y : y + rows]
             some = tally(
-                labels[part], 3, [quanta.count(image[part])], start=(0, y, 0), shape=labels.shape
+                labels[part], 3, [image[part]], [quanta], start=(0, y, 0), shape=labels.shape
             )
             total.add(np.arange(3), some)
         np.testing.assert_array_equal(total.means([quanta]), whole.means([quanta]))
@@ -149,7 +149,7 @@ def test_tallies_of_parts_add_up_exactly(dtype):
 def test_sums_beyond_53_bits_are_exact():
     total = Tally.empty(1, 1)
     image = np.full((1, 1, 2**16), 2**32 - 1, np.uint32)
-    part = tally(np.ones(image.shape, np.uint32), 1, [image])
+    part = tally(np.ones(image.shape, np.uint32), 1, [image], [Quanta(1.0)])
     for _ in range(3):
         total.add(np.zeros(2**12, int), part.take(np.zeros(2**12, int)))
     assert total.voxels[0] == 3 * 2**28
@@ -164,6 +164,8 @@ def test_floats_are_counted_in_powers_of_two(largest, step):
 
 
 def test_nothing_to_tally():
-    found = tally(np.zeros((1, 2, 2), np.uint32), 0, np.zeros((3, 1, 2, 2), np.uint8))
+    found = tally(
+        np.zeros((1, 2, 2), np.uint32), 0, np.zeros((3, 1, 2, 2), np.uint8), [Quanta(1.0)] * 3
+    )
     shapes = [found.centroids((1, 1, 1)).shape, found.means([Quanta(1.0)] * 3).shape]
     assert shapes == [(0, 3), (0, 3)]

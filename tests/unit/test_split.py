@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from gigaseg.cuts import Cut
 from gigaseg.digests import volume_digest
 from gigaseg.instances import Evidence, Splitting, segment
 from gigaseg.ledger import BlockLedger, read_manifest, write_manifest
-from gigaseg.splitting import Cut
 from gigaseg.stages import split
 from gigaseg.volumes import commit_image, create_array, open_volume
 
@@ -321,7 +321,7 @@ def test_intensities_of_floats_need_their_range(tmp_path, lot):
 KILLED = """
 import os, signal, sys
 from gigaseg.ledger import BlockLedger
-from gigaseg.splitting import Cut
+from gigaseg.cuts import Cut
 import json, pathlib
 sys.path.insert(0, sys.argv[4])
 from test_split import CUTS, run

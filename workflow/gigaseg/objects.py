@@ -266,7 +266,8 @@ class Quanta:
 def tally(
     labels: np.ndarray,
     count: int,
-    channels: Sequence[np.ndarray] = (),
+    image: Sequence[np.ndarray] | np.ndarray = (),
+    quanta: Sequence[Quanta] = (),
     *,
     start: Sequence[int] = (0, 0, 0),
     shape: Sequence[int] | None = None,
@@ -278,24 +279,26 @@ def tally(
     labels : ndarray of int, shape (z, y, x)
         Objects 1 to `count`, at most 2**24 voxels each.
     count : int
-    channels : sequence of ndarray of int, shape (z, y, x)
-        Intensities as returned by `Quanta.count`.
+    image : sequence of ndarray, shape (z, y, x)
+        Intensities, one array per channel.
+    quanta : sequence of Quanta
+        One per channel.
     start, shape : sequence of int
         Where the block begins in a volume, and the extent of that; by default the block is all.
 
     Examples
     --------
-    >>> found = tally(np.array([[[0, 1, 1, 1]]]), 1, [np.full((1, 1, 4), 7)])
+    >>> found = tally(np.array([[[0, 1, 1, 1]]]), 1, [np.full((1, 1, 4), 7)], [Quanta(1.0)])
     >>> found.voxels, found.stop, found.means([Quanta(1.0)])
     (array([3]), array([[1, 1, 4]]), array([[7.]]))
     """
-    found = Tally.empty(count, len(channels))
+    found = Tally.empty(count, len(quanta))
     geometry = (found.voxels, found.first, found.place, found.start, found.stop)
     extent = np.array(labels.shape if shape is None else shape)
     _count_runs(labels, np.array(start), extent, geometry)
-    for c, channel in enumerate(channels):
+    for c, (channel, unit) in enumerate(zip(image, quanta, strict=True)):
         total = np.zeros(count, np.int64)
-        _sum_runs(labels, channel, total)
+        _sum_runs(labels, unit.count(channel), total)
         found.light[:, c, 0], found.light[:, c, 1] = total >> _LIMB, total & (2**_LIMB - 1)
     return found
 

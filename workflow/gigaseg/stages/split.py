@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..cuts import Cut, Work, label_dtype
 from ..digests import volume_digest
 from ..fingerprints import digest, fingerprint
 from ..instances import Splitting
@@ -18,7 +19,7 @@ from ..labels import Objects
 from ..ledger import Construction
 from ..objects import Quanta, Tally
 from ..pyramids import create_pyramid
-from ..splitting import Cut, Work, label_dtype, split_volume
+from ..splitting import split_volume
 from ..volumes import Volume, commit_labels, create_array, open_volume
 from . import Row, read_entries, run_lot, share_threads
 
