@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol
 import dask
 import numpy as np
 
+from .cluster import run_on_cluster
 from .disk import writing
 from .geometry import Window, blocks, read_mirrored
 from .ledger import clear_block
@@ -44,6 +44,7 @@ def map_blocks(
     ledger: Ledger | None = None,
     workers: int = 1,
     select: Callable[[Window], bool] | None = None,
+    scheduler: str | None = None,
 ) -> None:
     """Write ``targets = function(sources)``, one block at a time, several blocks at once.
 
@@ -79,6 +80,10 @@ def map_blocks(
         Number of threads.
     select : callable, optional
         Do only the blocks for which ``select(window)`` is true.
+    scheduler : str, optional
+        Address of a Dask cluster whose workers do the blocks, in place of threads of this process:
+        see `gigaseg.cluster`. They must reach sources and targets under the same paths, and get a
+        copy of the function, whose variables do not come back.
 
     Raises
     ------
@@ -86,6 +91,10 @@ def map_blocks(
         If shapes differ, a block is not whole shards, or the function returns another shape.
     TypeError
         If the function returns another dtype than the target's.
+    DiskError
+        If a target cannot be written.
+    ConnectionError
+        If no scheduler answers, or its workers run other code than this process.
 
     Examples
     --------
@@ -107,14 +116,44 @@ def map_blocks(
     shape = _common_shape([*sources, *targets], axes)
     for target in targets:
         _check_shards(target, shape, block)
-    task = _Task(function, sources, targets, tuple(halo), edge, tuple(align), located, ledger)
+    task = _Task(
+        _clearing(targets), function, sources, targets, tuple(halo), edge, tuple(align), located
+    )
+    chosen = [w for w in blocks(shape, block) if select is None or select(w)]
+    if scheduler is None:
+        _run_here(task, chosen, ledger, workers)
+    else:
+        calls = [(window, *_before(ledger, window)) for window in chosen]
+        for (window, *_), checksum in run_on_cluster(scheduler, task, calls):
+            _record(ledger, window, checksum)
+
+
+def _run_here(
+    task: "_Task", windows: Sequence[Window], ledger: Ledger | None, workers: int
+) -> None:
+    def do(start: tuple[int, ...], stop: tuple[int, ...]) -> None:
+        window = Window(start, stop)
+        _record(ledger, window, task(window, *_before(ledger, window)))
+
     # One executor per call: leaving it waits for the blocks in hand, so that after an error
     # nobody writes any more.
     with ThreadPoolExecutor(workers) as pool:
-        run = dask.delayed(task, pure=False, traverse=False)
-        chosen = (w for w in blocks(shape, block) if select is None or select(w))
-        tasks = [run(window.start, window.stop) for window in chosen]
+        run = dask.delayed(do, pure=False, traverse=False)
+        tasks = [run(window.start, window.stop) for window in windows]
         dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
+
+
+def _before(ledger: Ledger | None, window: Window) -> tuple[str | None, Callable[[], None] | None]:
+    """Return the recorded checksum of a block, and what says whether it may be written."""
+    if ledger is None:
+        return None, None
+    return ledger.checksums.get(block_key(window)), ledger.check
+
+
+def _record(ledger: Ledger | None, window: Window, checksum: str | None) -> None:
+    """Note a block that was done just now; `checksum` is None for one that was there."""
+    if ledger is not None and checksum is not None:
+        ledger.record(block_key(window), checksum, prod(window.shape))
 
 
 def block_key(window: Window) -> str:
@@ -130,8 +169,10 @@ def block_key(window: Window) -> str:
 
 @dataclass(frozen=True)
 class _Task:
-    """Everything a block's task needs besides its coordinates."""
+    """Everything a block's task needs besides its place; it can be sent to other processes."""
 
+    # First, so that the modules behind the targets are loaded before the targets are unpickled.
+    clearing: Sequence[Callable[..., None]]
     function: Callable[..., Any]
     sources: Sequence[Any]
     targets: Sequence[Any]
@@ -139,29 +180,28 @@ class _Task:
     edge: Edge
     align: tuple[int, ...]
     located: bool
-    ledger: Ledger | None
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         array = [*self.sources, *self.targets][0]
         return tuple(array.shape[-len(self.halo) :])
 
-    def __call__(self, start: tuple[int, ...], stop: tuple[int, ...]) -> None:
-        window = Window(start, stop)
-        if self._is_done(window):
-            return
+    def __call__(
+        self, window: Window, recorded: str | None, check: Callable[[], None] | None
+    ) -> str | None:
+        """Do a block, unless the targets hold what was recorded; return the new checksum."""
+        if recorded is not None and self._holds(window, recorded):
+            return None
         results = self._compute(window)
-        key = block_key(window)
-        checksum = zlib.crc32(key.encode())  # so that an entry proves its own block and no other
-        if self.ledger is not None:
-            self.ledger.check()
-        for target, result in zip(self.targets, results, strict=True):
+        checksum = _start(window)
+        if check is not None:
+            check()
+        for clear, target, result in zip(self.clearing, self.targets, results, strict=True):
             with writing(_place(target)):
-                clear_block(target, window.slices)
+                clear(target, window.slices)
                 target[(..., *window.slices)] = result
             checksum = _checksum(result, checksum)
-        if self.ledger is not None:
-            self.ledger.record(key, f"{checksum:08x}", prod(window.shape))
+        return f"{checksum:08x}"
 
     def _compute(self, window: Window) -> list[np.ndarray]:
         """Read, apply the function, check what it returned, and crop it to the block."""
@@ -183,21 +223,26 @@ class _Task:
             _check_result(result, target, whole.shape)
         return [result[(..., *inner)] for result in results]
 
-    def _is_done(self, window: Window) -> bool:
-        """Whether the ledger holds the block, and the targets hold what the ledger says."""
-        if self.ledger is None:
-            return False
-        key = block_key(window)
-        if key not in self.ledger.checksums:
-            return False
-        checksum = zlib.crc32(key.encode())
+    def _holds(self, window: Window, recorded: str) -> bool:
+        """Whether the targets hold a block as it was recorded."""
+        checksum = _start(window)
         for target in self.targets:
             try:
                 values = np.asarray(target[(..., *window.slices)])
             except (ValueError, RuntimeError, OSError):
                 return False  # a torn shard does not decode: the block is done again
             checksum = _checksum(values, checksum)
-        return f"{checksum:08x}" == self.ledger.checksums[key]
+        return f"{checksum:08x}" == recorded
+
+
+def _clearing(targets: Sequence[Any]) -> list[Callable[..., None]]:
+    """Return what `clear_block` does for each target, by itself: another process can find it."""
+    return [clear_block.dispatch(type(target)) for target in targets]
+
+
+def _start(window: Window) -> int:
+    """Begin a checksum with the block's name, so that it proves this block and no other."""
+    return zlib.crc32(block_key(window).encode())
 
 
 def _place(target: Any) -> Path:

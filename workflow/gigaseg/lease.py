@@ -83,11 +83,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise RuntimeError if another process has taken the lease over."""
-        if not self.held:
-            raise RuntimeError(
-                f"{self.path.parent} is now written by another process: this one gave no sign of "
-                f"life for {STALE:.0f} s (suspended?); run the same command again"
-            )
+        check(self.path, self.token)
 
     def _create(self) -> bool:
         """Create the file with its content in one step; False if there is one already."""
@@ -138,6 +134,19 @@ class Lease:
                 os.utime(self.path)
             except OSError as problem:  # taken over this very moment: `check` will tell
                 logger.warning("no sign of life in %s: %s", self.path.parent, problem)
+
+
+def check(path: Path, token: str) -> None:
+    """Raise RuntimeError unless a lease is held by the owner of this token.
+
+    Processes that work for the owner ask so, too.
+    """
+    state = _read(path)
+    if state is None or state[0].get("token") != token:
+        raise RuntimeError(
+            f"{path.parent} is now written by another process: this one gave no sign of life for "
+            f"{STALE:.0f} s (suspended?), or has ended; run the same command again"
+        )
 
 
 def _read(path: Path) -> tuple[dict, int] | None:

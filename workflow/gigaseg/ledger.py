@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import singledispatch
+from functools import partial, singledispatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from weakref import WeakSet
 from .disk import blame, writing
 from .fingerprints import canonical_json, digest, file_identity, fingerprint
 from .lease import Lease
+from .lease import check as lease_check
 
 __all__ = [
     "BlockLedger",
@@ -135,10 +136,18 @@ class BlockLedger:
         Which work of the store: a store may have several (``level-0``, ``labels``).
     lease : Lease, optional
         Checked before each entry, so that a process that lost its store stops.
+
+    Attributes
+    ----------
+    checksums : dict
+        Of the blocks recorded so far, by key.
+    check : callable
+        Raises RuntimeError if another process has taken the store over. Can be sent to processes
+        that work for this one.
     """
 
     def __init__(self, folder: Path, name: str, lease: Lease | None = None) -> None:
-        self._lease = lease
+        self.check = _agree if lease is None else partial(lease_check, lease.path, lease.token)
         self._lock = threading.Lock()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -151,11 +160,6 @@ class BlockLedger:
     def done(self) -> set[str]:
         """Keys of the blocks that are recorded as finished."""
         return set(self.checksums)
-
-    def check(self) -> None:
-        """Raise RuntimeError if another process has taken the store over."""
-        if self._lease is not None:
-            self._lease.check()
 
     def record(self, block: str, checksum: str | None = None, voxels: int = 0) -> None:
         """Note that a block is finished; call it after its shards were written.
@@ -181,6 +185,10 @@ class BlockLedger:
     def close(self) -> None:
         """Let nobody record anything any more: this process is about to end."""
         self._lock.acquire(timeout=PATIENCE)
+
+
+def _agree() -> None:
+    """Stand in for a check where nobody else can be."""
 
 
 def _read_entries(files: Iterable[Path]) -> dict[str, str | None]:
@@ -410,6 +418,7 @@ class Construction:
             "blocks": sum(ledger.recorded for ledger in self._ledgers),
             "voxels": sum(ledger.voxels for ledger in self._ledgers),
             "passes": {ledger.name: ledger.voxels for ledger in self._ledgers},
+            "cpu_seconds": round(time.process_time(), 1),
             "peak_memory_mb": _peak_memory_mb(),
             **facts,
         }
@@ -441,7 +450,8 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
     list of dict
         ``event`` is ``start`` (with ``reason``), ``note`` or ``end`` (with ``seconds`` and
         ``outcome``; a killed attempt has none). Each has ``attempt``, ``time`` (seconds since
-        1970), ``host``, ``pid``, ``peak_memory_mb`` and what the attempt has done so far:
+        1970), ``host``, ``pid``, the process's ``cpu_seconds`` and ``peak_memory_mb``, and what
+        the attempt has done so far:
         ``blocks``, ``voxels`` and ``passes``, the voxels by kind of work.
     """
     lines = [line for file in path.glob(f"{BOOKS}/attempts*.jsonl") for line in _read_lines(file)]
