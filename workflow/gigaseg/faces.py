@@ -144,6 +144,10 @@ class Meetings:
             pair = (guest, brought) if end == 0 else (brought, guest)
             yield Meeting(axis, lower, *pair)
 
+    def waiting(self) -> Iterator[Any]:
+        """Iterate over what was brought for faces that have met none yet."""
+        return (brought for _, brought in self._alone.values())
+
     def close(self) -> None:
         """Raise ValueError unless every face has met its counterpart."""
         for (axis, start, end), (window, _) in self._alone.items():

@@ -129,6 +129,46 @@ def kruskal(
     return parent, anchor
 
 
+def two_forests(
+    ends: np.ndarray,
+    high: np.ndarray,
+    anchor: np.ndarray,
+    is_node: np.ndarray,
+    tree: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Do of `kruskal` what can be done when there are edges elsewhere, not known here.
+
+    A set is a *node* if edges elsewhere may concern it, and else closed.
+
+    The *coarse* forest joins as if there were nothing else. An edge that it refuses is refused by
+    the whole too: if its ends are connected by earlier edges, then in the whole they are one tree,
+    or belong to two trees that both stand alone; and what stands alone here does so there.
+
+    The *fine* forest joins what is certain. Two closed sets are joined. A closed set that does not
+    stand alone yet joins a node: this is its lowest way out. If it does stand alone, only the
+    whole can tell whether the node does, so it becomes a node and the edge is exported; so is an
+    edge between two nodes.
+
+    Parameters
+    ----------
+    ends, high, tree
+        As for `kruskal`.
+    anchor : ndarray of int64, shape (count,)
+        As for `kruskal`; changed, to hold for the sets.
+    is_node : ndarray of bool, shape (count,)
+        At the members that name the sets of `tree`; changed, to hold for the sets.
+
+    Returns
+    -------
+    tree : ndarray of int, shape (count,)
+        The element that represents each element's set in the fine forest.
+    exported : ndarray of int64
+        Edges that the whole has to look at, fewer than nodes.
+    """
+    parent = np.arange(anchor.size) if tree is None else tree.copy()
+    return parent, _two_forests(ends, high, anchor, is_node, parent)
+
+
 def join_pairs(count: int, pairs: np.ndarray) -> np.ndarray:
     """Return the set of each of `count` elements, named by its lowest member.
 
@@ -241,7 +281,7 @@ def _descend(levels, mask, way, top):
             if depth > 1:
                 _show(levels, mask, z - 1, y, before, top)
                 _show(levels, mask, z + 1, y, after, top)
-            _choose(before, up, here, down, after, way[z, y], top)
+            _choose((before, up, here, down, after), way[z, y], top)
 
 
 @njit(cache=True, nogil=True)
@@ -255,7 +295,8 @@ def _show(levels, mask, z, y, row, top):
 
 
 @njit(cache=True, nogil=True)
-def _choose(before, up, here, down, after, way, top):
+def _choose(lines, way, top):
+    before, up, here, down, after = lines
     for x in range(way.size):
         own = here[x + 1]
         best, choice = before[x + 1], np.uint8(1)
@@ -386,6 +427,30 @@ def _kruskal(ends, high, anchor, parent):
         parent[b] = a
         anchor[a] = min(anchor[a], anchor[b])
     flatten(parent)
+
+
+@njit(cache=True, nogil=True)
+def _two_forests(ends, high, anchor, is_node, fine):
+    coarse, lower = fine.copy(), anchor.copy()
+    exported, count = np.empty(high.size, np.int64), 0
+    for k in range(high.size):
+        a, b = find(coarse, ends[0, k]), find(coarse, ends[1, k])
+        if a == b or (lower[a] <= high[k] and lower[b] <= high[k]):
+            continue
+        coarse[b] = a
+        lower[a] = min(lower[a], lower[b])
+        p, q = find(fine, ends[0, k]), find(fine, ends[1, k])
+        if is_node[p]:
+            p, q = q, p
+        if is_node[p] or (is_node[q] and anchor[p] <= high[k]):
+            is_node[p] = True
+            exported[count] = k
+            count += 1
+        else:
+            fine[p] = q
+            anchor[q] = min(anchor[q], anchor[p])
+    flatten(fine)
+    return exported[:count].copy()
 
 
 @njit(cache=True, nogil=True)

@@ -7,21 +7,14 @@ beyond. It is *closed* if nothing beyond can change it, and else a *node* of the
 
 - A voxel on a face could be claimed from beyond, so it is a node, its own fragment from the start.
   Any other voxel is joined to its lowest neighbour, as in `gigaseg.forest.find_basins`.
-- The edges of the block are taken in order, by two forests. The *coarse* forest joins as if the
-  block were all there is, and an edge that it refuses is refused in the volume too: if its ends
-  are connected by earlier edges, then in the volume they are one tree, or belong to two trees that
-  both stand alone.
-- The *fine* forest joins what is certain. Two closed sets are joined. A closed set that does not
-  stand alone yet joins the open one: this is its lowest way out. If it does stand alone, only the
-  whole volume can tell whether the other does, so it becomes a node and the edge is exported; so
-  is an edge between two nodes.
+- `gigaseg.forest.two_forests` takes the edges within the block, joins what is certain and exports
+  what is not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numba import njit
 
 from gigaseg.faces import (
     Face,
@@ -36,12 +29,11 @@ from gigaseg.forest import (
     ALWAYS,
     NEVER,
     bottoms,
-    find,
     find_basins,
-    flatten,
     lower_levels,
     rank_trees,
     sorted_borders,
+    two_forests,
 )
 from gigaseg.geometry import Window
 from gigaseg.labels import components
@@ -194,7 +186,7 @@ def flood_block(
     is_node = np.zeros(count, bool)
     is_node[basin.ravel()[terminals]] = True
     borders = sorted_borders(levels, basin)
-    tree, exported = _two_forests(borders.ends, borders.high, anchor, is_node)
+    tree, exported = two_forests(borders.ends, borders.high, anchor, is_node)
     labels, first, root = rank_trees(basin, tree, np.ones(count, bool))
     node = np.full(count, -1, np.int32)
     nodes = root[is_node[root]]
@@ -276,33 +268,3 @@ def _lookup(table: np.ndarray, index: np.ndarray) -> np.ndarray:
     if table.size == 0:
         return np.full(index.shape, -1, table.dtype)
     return np.where(index < 0, table.dtype.type(-1), table[index])
-
-
-@njit(cache=True, nogil=True)
-def _two_forests(ends, high, anchor, is_node):
-    """Join what is certain, and list what is not.
-
-    Returns the root of each basin in the fine forest and the positions of the exported edges, in
-    their order. `anchor` and `is_node` then hold at the roots.
-    """
-    fine, coarse = np.arange(anchor.size), np.arange(anchor.size)
-    lower = anchor.copy()
-    exported, count = np.empty(high.size, np.int64), 0
-    for k in range(high.size):
-        a, b = find(coarse, ends[0, k]), find(coarse, ends[1, k])
-        if a == b or (lower[a] <= high[k] and lower[b] <= high[k]):
-            continue
-        coarse[b] = a
-        lower[a] = min(lower[a], lower[b])
-        p, q = find(fine, ends[0, k]), find(fine, ends[1, k])
-        if is_node[p]:
-            p, q = q, p
-        if is_node[p] or (is_node[q] and anchor[p] <= high[k]):
-            is_node[p] = True
-            exported[count] = k
-            count += 1
-        else:
-            fine[p] = q
-            anchor[q] = min(anchor[q], anchor[p])
-    flatten(fine)
-    return fine, exported[:count].copy()

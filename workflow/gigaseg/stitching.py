@@ -14,10 +14,16 @@ import numpy as np
 from numba import njit
 
 from gigaseg.faces import Face, Meeting, Meetings, inner_faces, pack, plane_of, raster_index, unpack
-from gigaseg.forest import ALWAYS, join_pairs, kruskal, sort_stably
+from gigaseg.forest import ALWAYS, join_pairs, sort_stably, two_forests
 from gigaseg.fragments import Fragments
 from gigaseg.geometry import Window
 from gigaseg.labels import Objects
+
+ENOUGH = 2**18
+"""Nodes with which `solve` waits no longer to finish what it can: some 50 MB."""
+
+_NOWHERE = np.iinfo(np.int64).max
+_NO_PAIRS = np.empty((2, 0), np.int64)
 
 
 @dataclass(frozen=True)
@@ -192,11 +198,17 @@ def join_components(blocks: Iterable[Components], *, offset: int = 0) -> Joined:
         bases.append(base + block.first.size)
     if meetings is not None:
         meetings.close()
-    ends = np.concatenate([np.empty((2, 0), np.int64), *pairs], axis=1)
+    ends = np.concatenate([_NO_PAIRS, *pairs], axis=1)
     root = join_pairs(bases[-1], ends)
     first = np.concatenate([np.empty(0, np.int64), *firsts])
-    rank, count = _rank(first, root, np.ones(first.size, bool))
-    return Joined(count + offset, _tables(rank, bases, offset))
+    lowest = np.full(first.size, _NOWHERE)
+    np.minimum.at(lowest, root, first)
+    groups = np.flatnonzero(root == np.arange(root.size))
+    labels = np.zeros(first.size, np.uint64)
+    labels[groups[np.argsort(lowest[groups])]] = np.arange(groups.size) + (offset + 1)
+    labels = labels[root]
+    tables = [np.append(np.uint64(0), labels[a:b]) for a, b in pairwise(bases)]
+    return Joined(groups.size + offset, tables)
 
 
 def solve(blocks: Iterable[Fragments], *, offset: int = 0) -> Joined:
@@ -220,13 +232,23 @@ def solve(blocks: Iterable[Fragments], *, offset: int = 0) -> Joined:
     ValueError
         If blocks are missing, or are not cells of one grid.
     """
-    problem = _Problem()
+    problem: _Problem | None = None
     for block in blocks:
+        problem = problem or _Problem(Meetings(block.shape), block.seeded)
         problem.add(block)
-    return problem.solution(offset)
+    return Joined(offset, []) if problem is None else problem.solution(offset)
 
 
 @dataclass
+class _Side:
+    """One side of a face that has not met the other yet; `node` as `_Problem` numbers them now."""
+
+    node: np.ndarray
+    level: np.ndarray
+    seed: np.ndarray
+
+
+@dataclass(frozen=True)
 class _Edges:
     """Edges between nodes; `high`, `low` and `edge` order them."""
 
@@ -235,72 +257,130 @@ class _Edges:
     low: np.ndarray
     edge: np.ndarray
 
+    @classmethod
+    def total(cls, parts: "Sequence[_Edges]") -> "_Edges":
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*(np.concatenate(column, axis=-1) for column in columns))
+
+    def take(self, index: np.ndarray) -> "_Edges":
+        return _Edges(*(column[..., index] for column in vars(self).values()))
+
+    def in_order(self) -> "_Edges":
+        order = np.argsort(self.edge)
+        for key in (self.low, self.high):  # stable sorts; the last one decides
+            order = order[sort_stably(key[order])]
+        return self.take(order)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where to look up the fragments of one block: see `_Problem.solution`."""
+
+    node: np.ndarray
+    kept: np.ndarray
+    generation: int
+    base: int
+
 
 @dataclass
 class _Problem:
-    """The graph of nodes, as far as it is known."""
+    """The graph of nodes, as far as it is known, and reduced from time to time.
 
-    meetings: Meetings | None = None
-    seeded: bool = False
-    anchors: list[np.ndarray] = field(default_factory=list)
+    What the faces that still wait cannot reach any more is finished. The others are the nodes of
+    the next *generation*, with numbers of their own.
+    """
+
+    meetings: Meetings
+    seeded: bool
+    anchor: list[np.ndarray] = field(default_factory=list)
+    first: list[np.ndarray] = field(default_factory=list)
     edges: list[_Edges] = field(default_factory=list)
     one_seed: list[np.ndarray] = field(default_factory=list)
-    firsts: list[np.ndarray] = field(default_factory=list)
-    nodes: list[np.ndarray] = field(default_factory=list)
-    kept: list[np.ndarray] = field(default_factory=list)
     count: int = 0
+    enough: int = 0
+    places: list[_Place] = field(default_factory=list)
+    closed: list[np.ndarray] = field(default_factory=list)
+    finished: list[np.ndarray] = field(default_factory=list)
+    fates: list[np.ndarray] = field(default_factory=list)
 
     def add(self, block: Fragments) -> None:
         """Take a block's nodes and edges, and those across faces whose other block is known."""
-        self.meetings = self.meetings or Meetings(block.shape)
-        self.seeded = block.seeded
-        self.anchors.append(block.anchor)
-        self.edges.append(_Edges(block.ends + self.count, block.high, block.low, block.edge))
-        brought = {face: (self.count, voxels) for face, voxels in block.faces.items()}
+        base, open_ = self.count, block.node >= 0
+        first = np.empty_like(block.anchor)
+        first[block.node[open_]] = block.first[open_]
+        self.first.append(first)
+        self.anchor.append(block.anchor)
+        self.edges.append(_Edges(block.ends + base, block.high, block.low, block.edge))
+        self.count += first.size
+        brought = {
+            face: _Side(_moved(voxels.node, base), voxels.level, voxels.seed)
+            for face, voxels in block.faces.items()
+        }
         for meeting in self.meetings.add(block.window, brought):
             edges, seeds = _across(meeting, block.shape)
             self.edges.append(edges)
             self.one_seed.append(seeds)
-        self.firsts.append(block.first)
-        self.nodes.append(np.where(block.node < 0, -1, block.node.astype(np.int64) + self.count))
-        self.kept.append(block.kept)
-        self.count += block.anchor.size
+        self.closed.append(block.first[block.kept])
+        self.places.append(_Place(block.node, block.kept, len(self.fates), base))
+        if self.count > max(ENOUGH, 2 * self.enough):
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Finish what is certain; the rest is the next generation."""
+        waiting = list(self.meetings.waiting())
+        anchor, first = np.concatenate(self.anchor), np.concatenate(self.first)
+        tree = join_pairs(self.count, np.concatenate([_NO_PAIRS, *self.one_seed], axis=1))
+        is_node = np.zeros(self.count, bool)
+        for side in waiting:
+            is_node[tree[side.node[side.node >= 0]]] = True
+        edges = _Edges.total(self.edges).in_order()
+        tree, exported = two_forests(edges.ends, edges.high, anchor, is_node, tree)
+        np.minimum.at(first, tree, first.copy())
+        roots = np.flatnonzero(tree == np.arange(tree.size))
+        alive, dead = roots[is_node[roots]], roots[~is_node[roots]]
+        kept = anchor[dead] == ALWAYS if self.seeded else np.ones(dead.size, bool)
+        fate = np.empty(self.count, np.int64)
+        fate[alive] = np.arange(alive.size)
+        fate[dead] = -2 - sum(part.size for part in self.finished) - np.arange(dead.size)
+        fate = fate[tree]
+        self.fates.append(fate)
+        self.finished.append(np.where(kept, first[dead], _NOWHERE))
+        left = edges.take(exported)
+        self.edges = [_Edges(fate[left.ends], left.high, left.low, left.edge)]
+        self.anchor, self.first, self.one_seed = [anchor[alive]], [first[alive]], []
+        self.count = self.enough = alive.size
+        for side in waiting:
+            side.node = np.where(side.node < 0, -1, fate[side.node])
 
     def solution(self, offset: int) -> Joined:
-        """Join all nodes and number the instances."""
-        if self.meetings is not None:
-            self.meetings.close()
-        tree, anchor = self._trees()
-        node = np.concatenate([np.empty(0, np.int64), *self.nodes])
-        first = np.concatenate([np.empty(0, np.int64), *self.firsts])
-        kept = np.concatenate([np.empty(0, bool), *self.kept])
-        open_ = np.flatnonzero(node >= 0)
-        trees = tree[node[open_]]
-        kept[open_] = anchor[trees] == ALWAYS if self.seeded else True
-        root = np.arange(node.size)
-        speaker = np.full(self.count, -1, np.int64)  # one fragment of each tree
-        speaker[trees] = open_
-        root[open_] = speaker[trees]
-        rank, count = _rank(first, root, kept)
-        bases = np.cumsum([0, *(part.size for part in self.firsts)]).tolist()
-        return Joined(count + offset, _tables(rank, bases, offset))
+        """Finish everything and number the instances."""
+        self.meetings.close()
+        self.reduce()
+        alone, trees = np.concatenate(self.closed), np.concatenate(self.finished)
+        every = np.concatenate([alone, trees[trees < _NOWHERE]])
+        rank = np.empty(every.size, np.uint64)
+        rank[np.argsort(every)] = np.arange(1, every.size + 1, dtype=np.uint64) + np.uint64(offset)
+        of_trees = np.zeros(trees.size, np.uint64)
+        of_trees[trees < _NOWHERE] = rank[alone.size :]
+        return Joined(every.size + offset, self._tables(rank[: alone.size], of_trees))
 
-    def _trees(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the tree of each node, and the anchor of each tree."""
-        anchor = np.concatenate([np.empty(0, np.int64), *self.anchors])
-        seeds = np.concatenate([np.empty((2, 0), np.int64), *self.one_seed], axis=1)
-        tree = join_pairs(self.count, seeds)
-        columns = [
-            np.concatenate([getattr(part, name) for part in self.edges], axis=-1)
-            if self.edges
-            else np.empty(shape, np.int64)
-            for name, shape in (("ends", (2, 0)), ("high", 0), ("low", 0), ("edge", 0))
-        ]
-        ends, high, low, edge = columns
-        order = np.argsort(edge)
-        for key in (low, high):  # stable sorts; the last one decides
-            order = order[sort_stably(key[order])]
-        return kruskal(ends[:, order], high[order], anchor, tree)
+    def _tables(self, alone: np.ndarray, of_trees: np.ndarray) -> list[np.ndarray]:
+        """Look up the fragments of each block, the last one first: fates lead forwards."""
+        tables, generation = [], len(self.fates)
+        ids = np.empty(0, np.uint64)
+        for place in reversed(self.places):
+            while generation > place.generation:
+                generation -= 1
+                fate = self.fates[generation]
+                ids = np.append(ids, np.uint64(0))[np.maximum(fate, -1)]
+                ids[fate < -1] = of_trees[-2 - fate[fate < -1]]
+            table = np.zeros(1 + place.node.size, np.uint64)
+            count = np.count_nonzero(place.kept)
+            table[1:][place.kept], alone = alone[alone.size - count :], alone[: alone.size - count]
+            open_ = place.node >= 0
+            table[1:][open_] = ids[place.base + place.node[open_].astype(np.int64)]
+            tables.append(table)
+        return tables[::-1]
 
 
 def _first_axis(shape: Sequence[int], objects: Objects) -> int:
@@ -318,30 +398,18 @@ def _touching(meeting: Meeting) -> np.ndarray:
 
 def _across(meeting: Meeting, shape: Sequence[int]) -> tuple[_Edges, np.ndarray]:
     """Return the edges across a face, and the pairs of nodes that are of one seed."""
-    (lower_base, lower), (upper_base, upper) = meeting.lower, meeting.upper
+    lower, upper = meeting.lower, meeting.upper
     both = (lower.node >= 0) & (upper.node >= 0)
-    ends = np.stack([lower.node[both] + lower_base, upper.node[both] + upper_base])
-    one_seed = (lower.seed & upper.seed)[both]
+    ends = np.stack([lower.node[both], upper.node[both]])
     levels = lower.level[both], upper.level[both]
     kind = len(shape) - 1 - meeting.axis  # x, y, z
     edge = 4 * raster_index(meeting.window, shape)[both] + kind
-    return _Edges(ends, np.maximum(*levels), np.minimum(*levels), edge), ends[:, one_seed]
+    edges = _Edges(ends, np.maximum(*levels), np.minimum(*levels), edge)
+    return edges, ends[:, (lower.seed & upper.seed)[both]]
 
 
-def _rank(first: np.ndarray, root: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the kept groups 1, 2, ... by first voxels; return the rank of each member."""
-    lowest = np.full(first.size, np.iinfo(np.int64).max)
-    np.minimum.at(lowest, root, first)
-    groups = np.flatnonzero(kept & (root == np.arange(root.size)))
-    rank = np.zeros(first.size, np.uint64)
-    rank[groups[np.argsort(lowest[groups])]] = np.arange(1, groups.size + 1)
-    return rank[root], groups.size
-
-
-def _tables(rank: np.ndarray, bases: Sequence[int], offset: int) -> list[np.ndarray]:
-    moved = np.where(rank > 0, rank + np.uint64(offset), np.uint64(0))
-    parts = (moved[a:b] for a, b in pairwise(bases))
-    return [np.concatenate([np.zeros(1, np.uint64), part]) for part in parts]
+def _moved(node: np.ndarray, base: int) -> np.ndarray:
+    return np.where(node < 0, -1, node.astype(np.int64) + base)
 
 
 @njit(cache=True, nogil=True)
