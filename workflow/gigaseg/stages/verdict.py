@@ -32,10 +32,18 @@ def run(*, manifest: Path, report: Path, outcomes: Sequence[Path]) -> None:
             if entry["status"] == "failed":
                 name = f"{entry['dataset']}/{entry['sample']}"
                 line = f"{content['stage']} of {name}: {entry['message']}"
-                failed.setdefault(path, []).append(line)
+                failed.setdefault(_origin(content["stage"], path), []).append(line)
     if failed:
         raise RuntimeError(_explain(failed, report.with_suffix(".html")))
     write_manifest(manifest, {"stage": "verdict", "manifests": len(outcomes), "done": done})
+
+
+def _origin(stage: str, path: Path) -> Path:
+    """Return the manifest of what is to be made again: for seams, that of the prediction."""
+    if stage != "audit_seams":
+        return path
+    folder = path.parents[2]
+    return folder.with_name("predict") / path.relative_to(folder)
 
 
 def _explain(failed: dict[Path, list[str]], page: Path) -> str:
