@@ -255,7 +255,7 @@ class Plan:
         """Return the settings of the report: those of the whole run, and the results it shows."""
         paths = sorted(map(Path, self.outcomes() + self.manifests("train")))
         told = {
-            "config": self.settings,
+            "config": {key: self.settings[key] for key in self.settings if key != "dask"},
             "manifests": [path.relative_to(self.results).as_posix() for path in paths],
         }
         return canonical_json({**self.settings["report"], **told})

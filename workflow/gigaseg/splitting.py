@@ -35,7 +35,12 @@ NOBODY = np.iinfo(np.uint64).max  # more than any id
 
 
 def split_volume(
-    work: Work, labels: Any, ledger: Callable[[str], Ledger], *, workers: int = 1
+    work: Work,
+    labels: Any,
+    ledger: Callable[[str], Ledger],
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
 ) -> Tally:
     """Split a volume, or go on where an earlier try ended.
 
@@ -48,6 +53,8 @@ def split_volume(
         Opens the ledger of a pass by its name.
     workers : int
         Threads; they never change a value. Each holds a block in memory.
+    scheduler : str, optional
+        Address of a Dask cluster that does the blocks.
 
     Returns
     -------
@@ -55,7 +62,7 @@ def split_volume(
         Of the instances, in the order of their ids.
     """
 
-    run = _Run(work, ledger, workers)
+    run = _Run(work, ledger, workers, scheduler)
     how, flood, write = work.how, work.cut.flood, work.cut.write
     surveys = {}
     if work.far_sighted:
@@ -86,6 +93,7 @@ class _Run:
     work: Work
     ledger: Callable[[str], Ledger]
     workers: int
+    scheduler: str | None
 
     def __call__(
         self,
@@ -114,6 +122,7 @@ class _Run:
             located=True,
             ledger=ledger,
             workers=self.workers,
+            scheduler=self.scheduler,
         )
 
 

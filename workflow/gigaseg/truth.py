@@ -31,6 +31,25 @@ BAND = 256  # rows looked at together
 
 
 @dataclass(frozen=True)
+class How:
+    """How arrays are written; nothing but `storage` shows in the result.
+
+    Attributes
+    ----------
+    storage : mapping
+        As for `gigaseg.volumes.create_array`.
+    workers : int
+        Threads.
+    scheduler : str or None
+        Address of a Dask cluster that does the blocks.
+    """
+
+    storage: Mapping[str, Any]
+    workers: int
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
 class Truth:
     """A label file and how to read it.
 
@@ -56,8 +75,7 @@ class Truth:
         self,
         construction: Construction,
         spacing: Sequence[float],
-        storage: Mapping[str, Any],
-        workers: int,
+        how: How,
     ) -> int:
         """Write the finished label image and return its number of instances.
 
@@ -69,17 +87,14 @@ class Truth:
             Of the image store; the labels become its ``labels/truth``.
         spacing : sequence of float
             Size of a voxel along z, y, x in micrometres.
-        storage : mapping
-            As for `gigaseg.volumes.create_array`.
-        workers : int
-            Threads.
+        how : How
 
         Raises
         ------
         ValueError
             If ids are not whole numbers from 0 to 2**63 - 1.
         """
-        job = _Job(self, construction, storage, workers)
+        job = _Job(self, construction, how)
         write = _write_ids if self.kind == "instances" else _write_components
         pyramid, count = write(job)
         if count == 0:
@@ -90,7 +105,7 @@ class Truth:
                 self.source.path,
             )
         facts = {"instances": count, "labels": self.kind, "objects": self.objects}
-        levels = pyramid.finish(workers)
+        levels = pyramid.finish(how.workers)
         commit_labels(job.folder, spacing=spacing, levels=levels, attributes=facts)
         shutil.rmtree(job.scratch, ignore_errors=True)
         return count
@@ -136,8 +151,7 @@ class _Job:
 
     truth: Truth
     construction: Construction
-    storage: Mapping[str, Any]
-    workers: int
+    how: How
 
     @property
     def source(self) -> Source:
@@ -157,13 +171,15 @@ class _Job:
 
     @property
     def block(self) -> tuple[int, int, int]:
-        extent = shard_extent(self.shape, self.storage)
+        extent = shard_extent(self.shape, self.how.storage)
         return self.source.block((1, extent, extent), VOXEL)
 
     def create(self, dtype: Any, *, scratch: bool = False) -> Pyramid:
         """Create the labels, or an array without coarser levels beside them."""
         folder = self.scratch if scratch else self.folder
-        storage = {**self.storage, "smallest_level": max(self.shape)} if scratch else self.storage
+        storage = self.how.storage
+        if scratch:
+            storage = {**storage, "smallest_level": max(self.shape)}
         return create_pyramid(folder, "", self.shape, dtype, mode="nearest", storage=storage)
 
     def fill(self, target: Any, function: Any, source: Any, ledger: str) -> None:
@@ -175,7 +191,8 @@ class _Job:
             block=self.block,
             located=True,
             ledger=self.construction.ledger(ledger),
-            workers=self.source.at_once(self.block, self.workers, VOXEL),
+            workers=self.source.at_once(self.block, self.how.workers, VOXEL),
+            scheduler=self.how.scheduler,
         )
 
 
@@ -264,7 +281,7 @@ def _survey(job: _Job) -> list[np.ndarray]:
 
     found: list[list[np.ndarray]] = [[] for _ in range(source.shape[1])]
     windows = list(blocks(job.shape, job.block))
-    with ThreadPoolExecutor(source.at_once(job.block, job.workers, VOXEL)) as pool:
+    with ThreadPoolExecutor(source.at_once(job.block, job.how.workers, VOXEL)) as pool:
         for window, planes in zip(windows, pool.map(look, windows), strict=True):
             for z, ids in enumerate(planes, window.start[0]):
                 found[z].append(ids)

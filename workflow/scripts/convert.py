@@ -10,4 +10,5 @@ convert.run(
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
     threads=snakemake.threads,
+    scheduler=snakemake.config["dask"]["scheduler_address"],
 )

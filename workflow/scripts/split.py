@@ -12,4 +12,5 @@ split.run(
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
     threads=snakemake.threads,
+    scheduler=snakemake.config["dask"]["scheduler_address"],
 )

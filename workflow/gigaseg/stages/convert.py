@@ -14,7 +14,7 @@ from ..ledger import Construction, digest, file_identity, fingerprint
 from ..pyramids import create_pyramid
 from ..readers import open_source
 from ..sources import Source
-from ..truth import Truth, open_truth
+from ..truth import How, open_truth
 from ..volumes import commit_image, open_volume, shard_extent
 from . import run_lot
 
@@ -22,7 +22,14 @@ LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")
 COLUMNS = ("channels", "spacing", "labels", "objects")  # of the sheet, that change a store
 
 
-def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int) -> None:
+def run(
+    *,
+    manifest: Path,
+    settings: Mapping[str, Any],
+    code: str,
+    threads: int,
+    scheduler: str | None = None,
+) -> None:
     """Convert the samples of a lot, each to ``<dataset>/<sample>.ome.zarr`` beside the manifest.
 
     Parameters
@@ -36,14 +43,16 @@ def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int)
         Digest of the stage's code.
     threads : int
         Threads; they never change a value.
+    scheduler : str, optional
+        Address of a Dask cluster that does the blocks, which never changes a value either.
     """
-    storage = settings["storage"]
+    how = How(settings["storage"], threads, scheduler)
 
     def work(row: Mapping[str, Any]) -> dict[str, Any]:
         store = manifest.parent / row["dataset"] / f"{row['sample']}.ome.zarr"
-        with Construction(store, _fingerprint(row, storage, code)) as construction:
+        with Construction(store, _fingerprint(row, how.storage, code)) as construction:
             if not construction.committed:
-                _convert(row, construction, storage, threads)
+                _convert(row, construction, how)
         own = open_volume(store).attributes
         return {"store": store, "fingerprint": own["fingerprint"], **own["facts"]}
 
@@ -56,18 +65,16 @@ def _fingerprint(row: Mapping[str, Any], storage: Mapping[str, Any], code: str) 
     return fingerprint(code=code, settings=settings, inputs=files, libraries=LIBRARIES)
 
 
-def _convert(
-    row: Mapping[str, Any], construction: Construction, storage: Mapping[str, Any], threads: int
-) -> None:
+def _convert(row: Mapping[str, Any], construction: Construction, how: How) -> None:
     with ExitStack() as files:
-        image = files.enter_context(open_source(Path(row["image"]), workers=threads))
+        image = files.enter_context(open_source(Path(row["image"]), workers=how.workers))
         if row["channels"] != "all":
             image = image.select(row["channels"])
         _check_image(image)
         truth = open_truth(row, image, files)
         spacing = tuple(row["spacing"] or image.spacing or (1.0, 1.0, 1.0))
-        levels, statistics = _write_image(image, construction, storage, threads)
-        instances = _write_truth(truth, construction, spacing, storage, threads)
+        levels, statistics = _write_image(image, construction, how)
+        instances = None if truth is None else truth.write(construction, spacing, how)
     _commit(construction, image, spacing, levels, statistics, instances)
 
 
@@ -84,33 +91,42 @@ def _check_image(image: Source) -> None:
         )
 
 
-def _write_image(
-    image: Source, construction: Construction, storage: Mapping[str, Any], threads: int
-) -> tuple[int, dict[str, Any]]:
+def _write_image(image: Source, construction: Construction, how: How) -> tuple[int, dict[str, Any]]:
     """Write the image and its levels; return their number and the statistics."""
-    extent = shard_extent(image.shape, storage)
+    extent = shard_extent(image.shape, how.storage)
     block = image.block((1, extent, extent))
-    workers = image.at_once(block, threads)
+    workers = image.at_once(block, how.workers)
     pyramid = create_pyramid(
         construction.path,
         "",
         image.shape,
         image.dtype,
-        storage=storage,
-        workers=-(-threads // workers),
+        storage=how.storage,
+        workers=-(-how.workers // workers),
     )
-    tally = Tally(image.shape, image.dtype)
+    tally, path = Tally(image.shape, image.dtype), image.path
 
-    def take(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+    def check(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
         del inner
-        _check_finite(image.path, data, window)
-        tally.add(data, window)
+        _check_finite(path, data, window)
         return data
 
-    ledger = construction.ledger("image")
-    map_blocks(take, [image], [pyramid], block=block, located=True, ledger=ledger, workers=workers)
-    levels = pyramid.finish(threads)
-    return levels, tally.finish(pyramid.array, block=block, workers=threads)
+    def take(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+        tally.add(data, window)
+        return check(data, inner, window)
+
+    map_blocks(
+        check if how.scheduler else take,  # of a tally elsewhere nothing would come back
+        [image],
+        [pyramid],
+        block=block,
+        located=True,
+        ledger=construction.ledger("image"),
+        workers=workers,
+        scheduler=how.scheduler,
+    )
+    levels = pyramid.finish(how.workers)
+    return levels, tally.finish(pyramid.array, block=block, workers=how.workers)
 
 
 def _check_finite(path: Path, data: np.ndarray, window: Window) -> None:
@@ -122,18 +138,6 @@ def _check_finite(path: Path, data: np.ndarray, window: Window) -> None:
         f"{path} holds {data[tuple(at)]} at (z, y, x) = {place}, channel {at[0]}: intensities must "
         f"be finite; replace such voxels before"
     )
-
-
-def _write_truth(
-    truth: Truth | None,
-    construction: Construction,
-    spacing: Sequence[float],
-    storage: Mapping[str, Any],
-    threads: int,
-) -> int | None:
-    if truth is None:
-        return None
-    return truth.write(construction, spacing, storage, threads)
 
 
 def _commit(

@@ -37,6 +37,7 @@ def run(
     settings: Mapping[str, Any],
     code: str,
     threads: int,
+    scheduler: str | None = None,
 ) -> None:
     """Turn the probabilities of a lot into instances.
 
@@ -54,6 +55,8 @@ def run(
         Digest of this stage's code.
     threads : int
         Threads; they never change a value.
+    scheduler : str, optional
+        Address of a Dask cluster that does the blocks, which never changes a value either.
 
     Raises
     ------
@@ -68,7 +71,11 @@ def run(
         store = manifest.parent / row["dataset"] / f"{row['sample']}.ome.zarr"
         inputs = {"image": images[row["sample"]], "probabilities": predictions[row["sample"]]}
         return split_sample(
-            inputs, store, row["objects"], settings=settings, code=code, workers=workers
+            *(inputs, store, row["objects"]),
+            settings=settings,
+            code=code,
+            workers=workers,
+            scheduler=scheduler,
         )
 
     rows = settings["samples"]
@@ -83,6 +90,7 @@ def split_sample(
     settings: Mapping[str, Any],
     code: str,
     workers: int,
+    scheduler: str | None = None,
 ) -> dict[str, Any]:
     """Turn the probabilities of one sample into instances.
 
@@ -94,7 +102,7 @@ def split_sample(
         Where the labels go; the tables go beside it.
     objects : {"plane", "volume"}
         Whether each plane is a problem of its own (ids continue from plane to plane).
-    settings, code, workers
+    settings, code, workers, scheduler
         As for `run`.
 
     Returns
@@ -114,7 +122,14 @@ def split_sample(
     with Construction(store, made_from) as construction:
         if not construction.committed:
             volumes = {name: open_volume(entry["store"]) for name, entry in inputs.items()}
-            _fill(construction, **volumes, objects=objects, settings=settings, workers=workers)
+            _fill(
+                construction,
+                **volumes,
+                objects=objects,
+                settings=settings,
+                workers=workers,
+                scheduler=scheduler,
+            )
     shutil.rmtree(store / SCRATCH, ignore_errors=True)
     labels = open_volume(store)
     return {
@@ -175,9 +190,11 @@ def _fill(
     construction: Construction,
     image: Volume,
     probabilities: Volume,
+    *,
     objects: Objects,
     settings: Mapping[str, Any],
     workers: int,
+    scheduler: str | None,
 ) -> None:
     """Write labels, tables and the pyramid, then the commit."""
     store, storage, shape = construction.path, settings["storage"], probabilities.shape
@@ -196,7 +213,7 @@ def _fill(
         quanta=quanta,
         cut=cut,
     )
-    found = split_volume(work, labels, construction.ledger, workers=workers)
+    found = split_volume(work, labels, construction.ledger, workers=workers, scheduler=scheduler)
     names = image.attributes["channels"]
     table = object_table(
         found, found.means(quanta), objects=objects, channels=names, spacing=image.spacing
