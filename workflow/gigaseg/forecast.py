@@ -7,7 +7,7 @@ is what a pixel took before.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ STAGES = (
 )  # fmt: skip
 
 #: Bytes on disk per byte in memory: measured on nuclei and membranes, rounded up.
-TYPICAL = {"image": 0.7, "probabilities": 0.6, "labels": 0.03, "target": 0.08, "separation": 0.25}
+TYPICAL = {"image": 0.7, "probabilities": 0.8, "labels": 0.05, "target": 0.08, "separation": 0.25}
 #: Nothing that a microscope records, or a network makes of it, compresses better than this.
 BEST = {"image": 0.01, "probabilities": 0.01, "labels": 0.001, "target": 0.001, "separation": 0.0}
 
@@ -162,31 +162,29 @@ def stored(stage: str, size: Size, target: str = "foreground") -> list[Stored]:
     return []
 
 
-def disk(arrays: Sequence[Stored], *, shard: int, smallest: int, coarser: int = 1) -> Need:
+def disk(arrays: Sequence[Stored], *, smallest: int, edge: Callable[[int], int]) -> Need:
     """Forecast the bytes and files of a store.
 
     Parameters
     ----------
     arrays : sequence of Stored
-    shard : int
-        Extent in y and x of the voxels in one file.
     smallest : int
         Extent in y and x at which pyramids stop.
-    coarser : int
-        How much larger the shards of coarser levels are.
+    edge : callable
+        ``edge(level)``: extent in y and x of the voxels in one file of that level.
 
     Examples
     --------
-    >>> need = disk([Stored((1, 600, 600), 1, "labels")], shard=300, smallest=256)
-    >>> need.files, round(need.disk / TYPICAL["labels"])
-    (14, 472500)
+    >>> need = disk([Stored((1, 600, 600), 1, "image")], smallest=256, edge=lambda level: 300)
+    >>> need.files, round(need.least)
+    (14, 4725)
     """
     need = Need(files=BOOKS if arrays else 0)
     for array in arrays:
         levels = _levels(array.shape, smallest) if array.pyramid else [array.shape]
         for level, shape in enumerate(levels):
-            size, edge = math.prod(shape) * array.itemsize, shard * (coarser if level else 1)
-            pieces = shape[-3] * math.prod(-(-n // edge) for n in shape[-2:])
+            size = math.prod(shape) * array.itemsize
+            pieces = shape[-3] * math.prod(-(-n // edge(level)) for n in shape[-2:])
             need += Need(size * TYPICAL[array.kind], size * BEST[array.kind], pieces + 1)
     return need
 
@@ -204,12 +202,14 @@ def _levels(shape: Shape, smallest: int) -> list[Shape]:
 MB = 1e6
 #: What the libraries of a stage and its small things take in bytes, with two threads.
 LIBRARIES = {
-    "phantom": 150 * MB, "fetch": 150 * MB, "convert": 250 * MB, "weigh": 300 * MB,
-    "train": 700 * MB, "predict": 500 * MB, "split": 400 * MB, "evaluate": 400 * MB,
-    "audit_seams": 500 * MB,
-    "tabulate": 300 * MB, "report": 600 * MB, "verdict": 150 * MB,
+    "phantom": 150 * MB, "fetch": 150 * MB, "convert": 300 * MB, "weigh": 320 * MB,
+    "train": 700 * MB, "predict": 500 * MB, "split": 450 * MB, "evaluate": 400 * MB,
+    "audit_seams": 450 * MB,
 }  # fmt: skip
 LESSON = 2**31  # bytes of decoded samples that training keeps
+# What bounds the stages' blocks; the tests compare these with the stages' own.
+BLOCK_BYTES, BYTES_AT_ONCE = 2**27, 2**26  # of convert
+SPLIT_SIDE, SPACE = 2048, 2**24  # px of a block of a plane, voxels of one in space
 
 
 def parameters(channels: int, classes: int, depth: int, width: int) -> int:
@@ -240,10 +240,10 @@ def training_memory(network: Any, training: Any) -> float:
 
 
 def prediction_memory(size: Size, network: Any, prediction: Any, shard: int) -> float:
-    """Bytes of one block that is predicted: a tile's activations, and the block with its halo.
+    """Bytes of one thread that predicts: the activations of a batch, and a block with its halo.
 
     The activations are what `gigaseg.tiling.tile_memory_gb` says, by which the tile was chosen. Of
-    the block, raw values, normalised float32 and mirrored copies of both are alive.
+    the block, raw values, their mirrored copy, and results with coarser levels are alive.
 
     Raises
     ------
@@ -256,12 +256,30 @@ def prediction_memory(size: Size, network: Any, prediction: Any, shard: int) -> 
         memory = prediction["memory_gb"] / prediction["batch"]
         tile = choose_tile(geometry, plane, (shard, shard), width=width, memory_gb=memory)
     sides = [min(n, shard) + tile for n in plane]  # whole steps and the halo
-    block = size.shape[0] * math.prod(sides) * 2 * (size.itemsize + 4)
+    block = math.prod(sides) * (2 * size.shape[0] * size.itemsize + 4)
     return 1e9 * tile_memory_gb(tile, width) * prediction["batch"] + block
 
 
-def sample_memory(stage: str, size: Size, settings: Mapping[str, Any], shard: int) -> float:
-    """Bytes that one thread of a lot's job has in its hands at the peak.
+def conversion_memory(size: Size, shard: int, threads: int) -> float:
+    """Bytes of all threads that convert: blocks, as they are read, stored and encoded.
+
+    Blocks are as wide as the strips of a file may be, up to `BLOCK_BYTES`; several are in hand only
+    up to `BYTES_AT_ONCE`. A longer strip is kept while blocks are cut from it. Components need the
+    whole plane, or volume, of which they are.
+    """
+    c, z, y, x = size.shape
+    block = min(BLOCK_BYTES, c * size.itemsize * min(y, shard) * x)
+    held = max(block, min(threads * block, BYTES_AT_ONCE))
+    found = 0
+    if size.labels in ("foreground", "boundary"):
+        found = 12 * (1 if size.objects == "plane" else z) * y * x
+    return 3.0 * held + 2 * size.segment + found
+
+
+def sample_memory(
+    stage: str, size: Size, settings: Mapping[str, Any], shard: int, threads: int
+) -> float:
+    """Bytes of the work on one sample at its peak, beside the libraries.
 
     Parameters
     ----------
@@ -272,25 +290,30 @@ def sample_memory(stage: str, size: Size, settings: Mapping[str, Any], shard: in
         Of the run; of an experiment's own where the stage belongs to one.
     shard : int
         Extent of a block in y and x.
+    threads : int
+        Blocks of the sample that are worked on at once.
     """
-    block = math.prod(min(n, shard) for n in size.shape[2:])
-    problem = math.prod(size.shape[2:] if size.objects == "plane" else size.shape[1:])
+    plane = math.prod(size.shape[2:])
+    problem = plane if size.objects == "plane" else size.voxels
     match stage:
         case "phantom":  # image in float64, labels, distances between objects; fields of nuclei
             field = LARGEST_FIELD**2 if size.labels == "instances" else size.voxels
-            return 24.0 * min(size.voxels, field)
-        case "convert":  # raw and stored values of a block, and its encoding
-            part = 4 * size.shape[0] * size.itemsize * block
-            found = problem if size.labels in ("foreground", "boundary") else 0
-            return part + 2 * size.segment + 12 * found
+            return 28.0 * min(size.voxels, field)
+        case "convert":
+            return conversion_memory(size, shard, threads)
         case "weigh":  # labels, two distances and two nearest ids per voxel of a block with halo
-            return 80.0 * (1.2 * block if size.objects == "plane" else problem)
-        case "predict" | "audit_seams":
-            return prediction_memory(size, settings["network"], settings["prediction"], shard)
-        case "split":
-            return 32.0 * problem
+            block = 1.2 * math.prod(min(n, shard) for n in size.shape[2:])
+            return 80.0 * threads * (block if size.objects == "plane" else min(problem, SPACE))
+        case "predict":
+            each = prediction_memory(size, settings["network"], settings["prediction"], shard)
+            return threads * each
+        case "audit_seams":
+            return prediction_memory(size, settings["network"], settings["prediction"], 0)
+        case "split":  # evidence, levels, order, sets and fragments per voxel of a block
+            block = SPLIT_SIDE**2 if size.objects == "plane" else SPACE
+            return 48.0 * threads * min(problem, block)
         case "evaluate":  # pieces of truth and instances, objects that overlap; a plane of the map
-            maps = 48.0 * math.prod(size.shape[2:]) if settings["evaluation"]["thresholds"] else 0
+            maps = 96.0 * plane if settings["evaluation"]["thresholds"] else 0.0
             return 100 * MB + 0.5 * problem + maps
     return 0.0
 

@@ -9,10 +9,11 @@ from .forecast import TYPICAL, Need, Size, total
 #: A forecast of memory is at most this many times what a job really takes.
 CAUTION = 3
 
+WIDTH = 100  # columns
 #: What makes the peak of a stage smaller.
 ADVICE = {
     "phantom": "draw smaller samples (phantom: shape)",
-    "convert": "save the file in tiles, or the planes as files of their own",
+    "convert": "save the file in tiles, or its planes as files of their own",
     "weigh": "lower storage.shard",
     "train": "lower training.tile, training.batch or network.width",
     "predict": "lower prediction.memory_gb, prediction.batch or storage.shard",
@@ -109,7 +110,7 @@ def table(outlook: Outlook, machine: Machine) -> str:
         return "Nothing is left to do: all results are there and up to date."
     lines = [_cells("", "jobs", "disk", "files", "memory", "time")]
     for title, needs in outlook.groups.items():
-        lines += [title, *(_line(stage, need) for stage, need in needs.items())]
+        lines += [title[:WIDTH], *(_line(stage, need) for stage, need in needs.items())]
     lines += ["whole run", *(_line(stage, need) for stage, need in outlook.stages.items())]
     lines.append(_line("together", outlook.total))
     files = "" if machine.files is None else f"{machine.files:,.0f}"
@@ -233,7 +234,7 @@ def _time(need: Need) -> str:
 
 def _cells(title: str, *cells: str) -> str:
     jobs, disk, files, memory, time = cells
-    return f"{title:<28}{jobs:>8}{disk:>11}{files:>11}{memory:>11}{time:>14}"
+    return f"{title:<24}{jobs:>8}{disk:>11}{files:>13}{memory:>10}{time:>30}"
 
 
 def _notes(outlook: Outlook) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """forecast: what the jobs that are left will take, and whether it is there; writes nothing."""
 
+import math
 import os
 import shutil
 import socket
@@ -25,6 +26,7 @@ from ..forecast import (
     training_memory,
 )
 from ..outlook import Machine, Outlook, Part, brief, refusals, table, warnings
+from ..pyramids import COARSE, MANY_FILES
 from ..survey import (
     Sizes,
     bytes_present,
@@ -41,9 +43,9 @@ Job = Mapping[str, Any]
 THREADS = 2  # of every job but training, as the rules say
 LARGE = 10.0  # Mpx; samples from here on have lines of their own ...
 LINES = 10  # ... but at most this many of a data set
-COARSER = 4  # shards of coarser levels hold this many times as many voxels each way
+
 MODEL = 10  # files of a trained network
-BLOCKWISE = ("convert", "weigh", "predict")  # stages whose threads share the blocks of a sample
+ONE_BY_ONE = ("phantom", "convert")  # stages that work on one sample of a lot after the other
 RAW = 1.0  # bytes on disk per voxel of a drawn sample with its labels
 
 
@@ -143,7 +145,7 @@ class _Forecast:
     settings: Mapping[str, Any]
     sizes: Sizes
     speeds: Mapping[tuple[str, str], float]
-    known: dict[tuple[str, Size, str | None], float] = field(default_factory=dict)
+    known: dict[tuple[str, Size, str | None, int], float] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
 
     def outlook(self, left: Sequence[Job]) -> Outlook:
@@ -166,7 +168,11 @@ class _Forecast:
         known = [self.sizes[name] for name in names if name in self.sizes]
         speed = self.speeds.get((job["stage"], speed_of(job, self.settings)))
         time = duration(work_of(job, known, self.settings), speed)
-        peak = Need(jobs=1, memory=self._peak(job, known))
+        jobs = 1
+        if job["stage"] == "predict":
+            parts = self._settings(job)["prediction"]["jobs_per_sample"]
+            jobs += parts + 1 if parts > 1 else 0  # one opens, the parts fill, one commits
+        peak = Need(jobs=jobs, memory=self._peak(job, known))
         return peak + time + self._disk(job, known) + Need(unseen=len(names) - len(known))
 
     def _settings(self, job: Job) -> Mapping[str, Any]:
@@ -180,7 +186,8 @@ class _Forecast:
         if stage == "phantom":
             return Need(disk=RAW * sum(size.voxels for size in known), files=2 * len(known))
         target = settings.get("target", "foreground")
-        return total(_store(stage, size, target, *_cut(size, settings)) for size in known)
+        storage = tuple(settings["storage"][key] for key in ("chunk", "shard", "smallest_level"))
+        return total(_store(stage, size, target, storage) for size in known)
 
     def _peak(self, job: Job, known: Sequence[Size]) -> float:
         stage = job["stage"]
@@ -190,18 +197,19 @@ class _Forecast:
                 s.voxels * (s.shape[0] * s.itemsize + 5) for s in known
             )  # target, separation
             return peak + min(LESSON, kept) + self._step(job, known)
-        at_once = 1 if stage == "phantom" else min(THREADS, len(known))
-        threads = THREADS if stage in BLOCKWISE else at_once
-        hands = (self._in_hand(stage, size, job.get("experiment")) for size in set(known))
-        return peak + threads * max(hands, default=0.0)
+        at_once = 1 if stage in ONE_BY_ONE else max(1, min(THREADS, len(known)))
+        works = (self._work(stage, size, job.get("experiment"), at_once) for size in set(known))
+        return peak + at_once * max(works, default=0.0)
 
-    def _in_hand(self, stage: str, size: Size, experiment: str | None) -> float:
-        """Return what one thread has in hand; samples of a size are asked about often."""
-        key = stage, size, experiment
+    def _work(self, stage: str, size: Size, experiment: str | None, at_once: int) -> float:
+        """Return the memory of one sample's work; samples of a size are asked about often."""
+        key = stage, size, experiment, at_once
         if key not in self.known:
             settings = self._settings({"experiment": experiment})
+            shard = shard_extent(size.shape, settings["storage"])
+            threads = THREADS // at_once
             try:
-                self.known[key] = sample_memory(stage, size, settings, _cut(size, settings)[0])
+                self.known[key] = sample_memory(stage, size, settings, shard, threads)
             except ValueError as error:  # no tile fits: the stage will say so of every such sample
                 self.faults[str(error)] = f"{stage}: {error}"
                 self.known[key] = 0.0
@@ -239,7 +247,8 @@ class _Forecast:
         """Describe the largest sample of a job."""
         known = [name for name in job["samples"] if name in self.sizes]
         if not known or job["stage"] == "train":
-            return Part(job.get("experiment") or job["stage"], job["stage"], self.need(job, known))
+            title = f"experiment {job['experiment']}" if job["stage"] == "train" else job["stage"]
+            return Part(title, job["stage"], self.need(job, known))
         name = max(known, key=lambda name: self.sizes[name].voxels * self.sizes[name].shape[0])
         header = self.sizes.headers.get(name)
         path = self.settings["samples"][name]["image"] if header else ""
@@ -267,13 +276,15 @@ def _grouped(job: Job, titles: Mapping[str, str]) -> dict[str, list[str]]:
     return groups
 
 
-def _cut(size: Size, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the extents of a block and of the smallest level."""
-    storage = settings["storage"]
-    return shard_extent(size.shape, storage), storage["smallest_level"]
-
-
 @cache
-def _store(stage: str, size: Size, target: str, shard: int, smallest: int) -> Need:
-    arrays = stored(stage, size, target)
-    return disk(arrays, shard=shard, smallest=smallest, coarser=COARSER)
+def _store(stage: str, size: Size, target: str, storage: tuple[int, int | str, int]) -> Need:
+    chunk, given, smallest = storage
+    shard = shard_extent(size.shape, {"chunk": chunk, "shard": given})
+    pieces = math.prod(-(-n // shard) for n in size.shape[2:])
+
+    def edge(level: int) -> int:
+        """Coarser levels of whole chunks are joined from small files, and too many files are."""
+        joined = (shard >> level) % chunk == 0 if level else given == "auto" and pieces > MANY_FILES
+        return shard * (COARSE if joined else 1)
+
+    return disk(stored(stage, size, target), smallest=smallest, edge=edge)
