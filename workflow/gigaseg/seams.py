@@ -12,9 +12,9 @@ import numpy as np
 
 from .geometry import UNetGeometry, Window
 
-# Largest difference allowed, in steps of the stored uint8. Tiles of one shape do the same arithmetic
-# for every pixel, so on a CPU the difference of trained networks is 0, in float32 and in bfloat16;
-# tiles of other shapes, or another kind of device, round elsewhere: some 1e-6 in float32.
+# Largest difference allowed, in steps of the stored uint8. Tiles of one shape do the same
+# arithmetic for every pixel, so on a CPU the difference of trained networks is 0, in float32 and in
+# bfloat16. Tiles of another shape, or another kind of device, round elsewhere: 1e-6 in float32.
 STEPS = 1
 
 
