@@ -301,10 +301,13 @@ def test_the_device_is_noted_with_the_attempt(project):
 
 def test_the_engine_is_the_only_one_that_writes(project, monkeypatch):
     written = []
-    original = blockwise.clear_block
-    monkeypatch.setattr(blockwise, "clear_block", lambda a, b: (written.append(b), original(a, b)))
+
+    def clearing(targets):
+        return [lambda _target, block: written.append(block) for _ in targets]
+
+    monkeypatch.setattr(blockwise, "_clearing", clearing)
     project.predict()
-    assert len(written) == len(set(map(str, written)))
+    assert len(written) == len(set(map(str, written))) == BLOCKS
 
 
 # ------------------------------------------------------------------------------------ several jobs

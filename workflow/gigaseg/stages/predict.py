@@ -114,20 +114,17 @@ def predict_sample(task: "Task", *, workers: int) -> dict[str, Any]:
         computed by different hardware, ``hardware`` and ``comparable``, which is false.
     """
     with Construction(task.store, task.made_from) as construction:
-        if not construction.committed:
+        if construction.committed:
+            found = open_volume(task.store).attributes
+        else:
             pyramid = task.create()
             task.fill(construction, pyramid, workers=workers)
-            task.commit(construction, pyramid, workers)
-    return task.facts | _stored_facts(task.store)
-
-
-def _stored_facts(store: Path) -> dict[str, Any]:
-    attributes = open_volume(store).attributes
-    facts = {"digest": attributes["digest"]}
-    if attributes["comparable"]:
+            found = task.commit(construction, pyramid, workers)
+    facts = task.facts | {"digest": found["digest"]}
+    if found["comparable"]:
         return facts
-    kinds = attributes["hardware"]
-    logger.warning("%s: mixed hardware (%s), digest not comparable", store, "; ".join(kinds))
+    kinds = found["hardware"]
+    logger.warning("%s: mixed hardware (%s), digest not comparable", task.store, "; ".join(kinds))
     return facts | {"comparable": False, "hardware": kinds}
 
 
@@ -307,25 +304,27 @@ class Task:
             select=select,
         )
 
-    def commit(self, construction: Construction, pyramid: Pyramid, workers: int) -> None:
-        """Write the coarser levels, then what the store says of itself."""
+    def commit(self, construction: Construction, pyramid: Pyramid, workers: int) -> dict[str, Any]:
+        """Write the coarser levels, then what the store says of itself, and return that."""
         kinds = _hardware(construction)
+        attributes = {
+            **construction.fingerprint,
+            "fingerprint": digest(construction.fingerprint),
+            "target": self.model.metadata["target"],
+            "experiment": self.settings["experiment"],
+            "fold": self.settings["fold"],
+            "digest": volume_digest(pyramid.array, workers=workers),
+            "hardware": kinds,
+            "comparable": len(kinds) < 2,
+        }
         commit_image(
             self.store,
             spacing=self.volume.spacing,
             levels=pyramid.finish(workers),
             channel_names=self.model.channels,
-            attributes={
-                **construction.fingerprint,
-                "fingerprint": digest(construction.fingerprint),
-                "target": self.model.metadata["target"],
-                "experiment": self.settings["experiment"],
-                "fold": self.settings["fold"],
-                "digest": volume_digest(pyramid.array, workers=workers),
-                "hardware": kinds,
-                "comparable": len(kinds) < 2,
-            },
+            attributes=attributes,
         )
+        return attributes
 
     def _blocks_at_once(self, block: tuple[int, ...], workers: int) -> int:
         """Threads of a CPU are kept busy by few large blocks, of which each takes memory."""
