@@ -48,7 +48,7 @@ IMPORTABLE = {
 PACKAGES = {
     "numpy": {*IMPORTABLE} - {"books", "workflow"},
     "scipy": {"pure", "page"},
-    "numba": {"weights", "watershed", "distances", "forest", "fragments", "stitching", "objects"}
+    "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
     | {"labels", "lookup", "rand", "warping", "matching", "intensity"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},

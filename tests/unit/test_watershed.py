@@ -102,3 +102,21 @@ def test_both_sides_of_a_tie_are_deep_or_neither():
     mask = np.ones((1, 5), bool)
     assert dynamics_watershed(levels, mask, climb(5)).tolist() == [[1, 1, 2, 2, 3]]
     assert dynamics_watershed(levels, mask, climb(6)).tolist() == [[1, 1, 1, 1, 2]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
+def test_levels_may_be_the_highest_of_their_type(dtype):
+    top = np.iinfo(dtype).max
+    levels = np.array([[top, 0, top, top, 1, top]], dtype)
+    mask = np.array([[1, 1, 1, 0, 1, 1]], bool)
+    assert dynamics_watershed(levels, mask, climb(5)).tolist() == [[1, 1, 1, 0, 2, 2]]
+    flat = np.full((2, 3), top, dtype)
+    assert (dynamics_watershed(flat, np.ones((2, 3), bool), climb(5)) == 1).all()
+
+
+def test_seeds_have_any_names():
+    levels, mask = np.zeros((1, 4), int), np.ones((1, 4), bool)
+    names = np.array([[10**12, 10**12, 7 * 10**12, 3]])
+    assert seeded_watershed(levels, mask, names).tolist() == [[1, 1, 2, 3]]
+    assert seeded_watershed(levels, mask, names - 3).tolist() == [[1, 1, 2, 2]]
+    assert seeded_watershed(levels, mask, -names).tolist() == [[0, 0, 0, 0]]

@@ -84,14 +84,13 @@ class Borders(NamedTuple):
 def sorted_borders(levels: np.ndarray, basin: np.ndarray) -> Borders:
     """Return the edges between basins, in the order in which they are to be joined."""
     step = _steps(basin.shape)
-    flat_levels, flat_basin = np.ascontiguousarray(levels).ravel(), basin.ravel()
+    flat_levels = np.ascontiguousarray(levels).ravel()
     edge = np.empty(_count_borders(as_volume(basin)), _edge_type(basin.size))
     _collect_borders(as_volume(basin), edge)
     for highest in (False, True):  # stable sorts of what is in raster order; the last decides
         edge = edge[sort_stably(_levels_of(flat_levels, edge, step, highest))]
-    return Borders(
-        edge, _ends_of(flat_basin, edge, step), _levels_of(flat_levels, edge, step, True)
-    )
+    high = _levels_of(flat_levels, edge, step, True)
+    return Borders(edge, _ends_of(basin.ravel(), edge, step), high)
 
 
 def lower_levels(levels: np.ndarray, edge: np.ndarray) -> np.ndarray:
@@ -432,7 +431,9 @@ def _kruskal(ends, high, anchor, parent):
 @njit(cache=True, nogil=True)
 def _two_forests(ends, high, anchor, is_node, fine):
     coarse, lower = fine.copy(), anchor.copy()
-    exported, count = np.empty(high.size, np.int64), 0
+    # Of each coarse set with a node, one edge at most makes another node: then it stands alone.
+    most = min(high.size, 2 * np.count_nonzero(is_node))
+    exported, count = np.empty(most, np.int64), 0
     for k in range(high.size):
         a, b = find(coarse, ends[0, k]), find(coarse, ends[1, k])
         if a == b or (lower[a] <= high[k] and lower[b] <= high[k]):

@@ -28,6 +28,7 @@ from gigaseg.faces import (
 from gigaseg.forest import (
     ALWAYS,
     NEVER,
+    Borders,
     bottoms,
     find_basins,
     lower_levels,
@@ -185,14 +186,13 @@ def flood_block(
     anchor[basin[marked]] = ALWAYS
     is_node = np.zeros(count, bool)
     is_node[basin.ravel()[terminals]] = True
-    borders = sorted_borders(levels, basin)
-    tree, exported = two_forests(borders.ends, borders.high, anchor, is_node)
+    tree, left = _reduce(levels, basin, anchor, is_node)
     labels, first, root = rank_trees(basin, tree, np.ones(count, bool))
     node = np.full(count, -1, np.int32)
     nodes = root[is_node[root]]
     node[nodes] = np.arange(nodes.size)
     node = node[tree]
-    edge = borders.edge[exported].astype(np.int64)
+    edge = left.edge.astype(np.int64)
     return labels, Fragments(
         window=window,
         shape=tuple(shape),
@@ -200,8 +200,8 @@ def flood_block(
         node=node[root],
         kept=(node[root] < 0) & (seeds is None or anchor[root] == ALWAYS),
         anchor=anchor[nodes],
-        ends=node[borders.ends[:, exported]],
-        high=borders.high[exported].astype(np.int64),
+        ends=node[left.ends],
+        high=left.high.astype(np.int64),
         low=lower_levels(levels, edge),
         edge=4 * _in_volume(edge >> 2, window, shape) + (edge & 3),
         faces={
@@ -251,6 +251,15 @@ def _anchors(
         return np.full(count, NEVER)
     bottom = bottoms(levels, basin, count)
     return np.maximum(pass_level(bottom), bottom + 1)
+
+
+def _reduce(
+    levels: np.ndarray, basin: np.ndarray, anchor: np.ndarray, is_node: np.ndarray
+) -> tuple[np.ndarray, Borders]:
+    """Return the fragment of each basin, named by a basin, and the edges that are left."""
+    borders = sorted_borders(levels, basin)
+    tree, exported = two_forests(borders.ends, borders.high, anchor, is_node)
+    return tree, Borders(*(column[..., exported] for column in borders))
 
 
 def _in_volume(index: np.ndarray, window: Window, shape: Sequence[int]) -> np.ndarray:
