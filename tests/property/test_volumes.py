@@ -1,8 +1,14 @@
 """Stores return what was written, whatever the shape, chunk, shard, order and threads."""
 
+import contextlib
+import os
+from itertools import count
+from types import SimpleNamespace
+from unittest import mock
+
 import numpy as np
 import zarr
-from gigaseg import volumes
+from gigaseg import pyramids, shards, volumes
 from gigaseg.blockwise import map_blocks
 from gigaseg.pyramids import create_pyramid, write_pyramid
 from hypothesis import given, settings
@@ -72,32 +78,53 @@ def test_levels_equal_the_slow_ones(tmp_path_factory, image, storage, mode, work
 
 
 @quick
-@given(images(), storages(), st.sampled_from(["mean", "nearest"]), st.integers(1, 3), st.data())
+@given(images(), storages(), st.sampled_from(["mean", "nearest"]), st.booleans(), st.data())
 def test_levels_made_along_with_level_0_are_the_same(
-    tmp_path_factory, image, storage, mode, workers, data
+    tmp_path_factory, image, storage, mode, large, data
 ):
-    store = tmp_path_factory.mktemp("store")
-    pyramid = create_pyramid(store, "", image.shape, image.dtype, mode=mode, storage=storage)
-    _, y, x = pyramid.shards[-3:]
-    block = (1, y * data.draw(st.integers(1, 2)), x * data.draw(st.integers(1, 2)))
-    ledger = Books()
-    keep = {"block": block, "ledger": ledger, "workers": workers}
-    map_blocks(same, [image], [pyramid], **keep)
-    for path in sorted((store / ".levels").rglob("c/**/*")):
-        if path.is_file() and data.draw(st.booleans()):
-            path.write_bytes(path.read_bytes()[:-3])  # torn by a kill
-    map_blocks(fails, [image], [pyramid], **keep)  # nothing is computed again
-    for _ in range(data.draw(st.integers(1, 2))):  # killed before the commit
-        again = create_pyramid(store, "", image.shape, image.dtype, mode=mode, storage=storage)
-        map_blocks(fails, [image], [again], **keep)
-        count = again.finish(workers)
-    levels = [zarr.open_array(store / str(level), mode="r") for level in range(count)]
+    store, ledger, workers = tmp_path_factory.mktemp("store"), Books(), data.draw(st.integers(1, 3))
+
+    def fill(function, block):
+        pyramid = create_pyramid(
+            store, "", image.shape, image.dtype, mode=mode, storage=storage, workers=workers
+        )
+        extents = [block[0], *(n * s for n, s in zip(block[1:], pyramid.shards[-2:], strict=True))]
+        map_blocks(function, [image], [pyramid], block=extents, ledger=ledger, workers=workers)
+        return pyramid
+
+    block = (1, data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2)))
+    with mock.patch.object(pyramids, "_is_large", return_value=large):
+        fill(same, block)
+        for path in sorted((store / ".levels").rglob("[1-9]*/c/**/*")):
+            if path.is_file() and data.draw(st.booleans()):
+                path.write_bytes(path.read_bytes()[:-3])  # torn by a kill
+        for kill in data.draw(st.lists(st.integers(1, 9), max_size=2)):
+            with contextlib.suppress(KeyboardInterrupt), dies_at_rename(kill):
+                fill(fails, block).finish()  # nothing is computed again
+        pyramid = fill(fails, block)
+        number = pyramid.finish(workers)
+    levels = [zarr.open_array(store / str(level), mode="r") for level in range(number)]
+    np.testing.assert_array_equal(pyramid.array[:], image)
     assert max(levels[-1].shape[-2:]) <= storage["smallest_level"]
     expected = image
     for level in levels:
         np.testing.assert_array_equal(level[:], expected)
         expected = slow_level(expected, mode)
-    assert {p.name for p in store.iterdir()} == {str(level) for level in range(count)}
+    assert {p.name for p in store.iterdir()} == {str(level) for level in range(number)}
+
+
+@contextlib.contextmanager
+def dies_at_rename(number):
+    """Kill whoever gives a file its final name for the so-many-th time."""
+    replace, calls = os.replace, count(1)
+
+    def dies(*paths):
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    with mock.patch.object(shards, "os", SimpleNamespace(replace=dies)):
+        yield
 
 
 class Books:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import zarr
 from gigaseg import volumes
-from gigaseg.pyramids import write_pyramid
+from gigaseg.geometry import blocks
+from gigaseg.pyramids import create_pyramid, write_pyramid
+from gigaseg.shards import join_shards, write_shards
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels
@@ -212,3 +214,66 @@ def test_labels_are_integers(tmp_path):
     volumes.create_array(tmp_path, "0", (1, 9, 9), "f4", storage=STORAGE)
     with pytest.raises(ValueError, match="labels are integers, not float32"):
         volumes.commit_labels(tmp_path, spacing=(1, 1, 1), levels=1, attributes={})
+
+
+# ------------------------------------------------------------------------------------------ shards
+
+
+@pytest.mark.parametrize(
+    ("side", "chunk", "extent"),
+    [(300, 256, 1024), (8191, 256, 1024), (8192, 256, 4096), (99999, 256, 4096), (9, 300, 1200)],
+)
+def test_automatic_shards_grow_with_the_plane(side, chunk, extent):
+    assert volumes.shard_extent((1, 5, side), {"chunk": chunk, "shard": "auto"}) == extent
+    assert volumes.shard_extent((1, 5, side), {"chunk": chunk, "shard": 2 * chunk}) == 2 * chunk
+
+
+def test_large_planes_end_in_few_files(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr(volumes, "SMALL_SHARD", 32)
+    data = rng.integers(1, 255, (2, 250, 170)).astype("u1")
+    pyramid = create_pyramid(tmp_path, "", data.shape, "u1", storage=STORAGE | {"shard": "auto"})
+    for block in blocks(data.shape, pyramid.shards):
+        pyramid[block.slices] = data[block.slices]
+    assert (pyramid.shards, pyramid.finish()) == ((1, 32, 32), 5)
+    assert [len(list((tmp_path / f"{n}/c").rglob("*/*/*"))) for n in range(5)] == [8, 2, 8, 2, 2]
+    np.testing.assert_array_equal(pyramid.array[:], data)
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "u2", "i4", "u8", "f4", "f8"])
+def test_shards_are_written_as_zarr_writes_them(tmp_path, rng, dtype):
+    data = (rng.integers(-9, 9, (2, 3, 50, 70)) * (rng.random((2, 3, 50, 70)) < 0.001)).astype(
+        dtype
+    )
+    ours, theirs = (
+        volumes.create_array(tmp_path, name, data.shape, dtype, storage=STORAGE) for name in "ab"
+    )
+    theirs[:] = data
+    write_shards(ours, [slice(1, 3), slice(32, 50), slice(0, 70)], data[:, 1:, 32:])
+    write_shards(ours, [slice(0, 1), slice(0, 50), slice(0, 70)], data[:, :1], workers=2)
+    write_shards(ours, [slice(1, 3), slice(0, 32), slice(0, 70)], data[:, 1:, :32])
+    np.testing.assert_array_equal(ours[:], data)
+    names = [
+        {p.relative_to(a.store.root) for p in a.store.root.rglob("c/**/*")} for a in (ours, theirs)
+    ]
+    assert names[0] == names[1]
+    if dtype[0] == "f":
+        assert np.signbit(ours[:]).sum() == np.signbit(data).sum()
+
+
+def test_parts_of_shards_are_not_written(tmp_path):
+    array = volumes.create_array(tmp_path, "a", (1, 80, 80), "u1", storage=STORAGE)
+    for a, b in ((16, 48), (0, 16)):
+        with pytest.raises(ValueError, match=r"is no whole number of shards \(1, 32, 32\)"):
+            write_shards(array, [slice(a, b), slice(0, 80)], np.ones((1, b - a, 80), "u1"))
+
+
+def test_torn_shards_are_not_joined(tmp_path):
+    pieces, whole = (
+        volumes.create_array(tmp_path, name, (1, 80, 80), "u1", storage=STORAGE | {"shard": shard})
+        for name, shard in (("a", 16), ("b", 64))
+    )
+    pieces[:] = 1
+    shard = tmp_path / "a/c/0/1/1"
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"a/c/0/1/1 is torn: its index of 16 bytes does not"):
+        join_shards(pieces, whole)

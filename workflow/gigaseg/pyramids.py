@@ -2,10 +2,12 @@
 
 `create_pyramid` makes them while level 0 is written: each block of level 0 leaves its piece of the
 coarser levels, taken from memory, so that level 0 is never read again. Pieces are shards of arrays
-of their own; `Pyramid.finish` joins them into few large shards without decoding them.
+of their own; `Pyramid.finish` joins them into few large shards without decoding them. So are the
+blocks of a large level 0: the size of a file need not be that of the work.
 `write_pyramid` makes the levels of an array that is there already.
 """
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +19,14 @@ import numpy as np
 import zarr
 
 from .geometry import Window, blocks
-from .shards import join_shards, shards_of, write_shards
+from .shards import join_shards, shard_path, shards_of, split_shards, write_shards
 from .volumes import create_array, shard_extent
 
 Mode = Literal["mean", "nearest"]
 
 PIECES = ".levels"  # folder of unfinished coarser levels, beside level 0
-COARSE = 4  # shards of joined levels are this much larger than those of level 0: fewer files
+COARSE = 4  # joined shards are this much larger than blocks, for fewer files
+MANY_FILES = 16  # of level 0 per plane, beyond which it is joined too
 BAND = 64  # rows averaged at once: what fits a core's cache
 
 
@@ -37,8 +40,8 @@ class Pyramid:
 
     Attributes
     ----------
-    array : zarr.Array
-        Level 0.
+    blocks : zarr.Array
+        Level 0 as it is written.
     pieces : tuple of zarr.Array
         Levels 1, 2, ... as far as a block's piece of them is whole chunks; temporary.
     folder : Path
@@ -51,7 +54,7 @@ class Pyramid:
         Threads that encode the chunks of one block.
     """
 
-    array: zarr.Array
+    blocks: zarr.Array
     pieces: tuple[zarr.Array, ...]
     folder: Path
     mode: Mode
@@ -59,32 +62,38 @@ class Pyramid:
     workers: int
 
     @property
+    def array(self) -> zarr.Array:
+        """Level 0: what is written of it, and after `finish` the finished one."""
+        whole = self.folder / "0"
+        return self.blocks if (self.folder / PIECES).exists() else zarr.open_array(whole, mode="r")
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of level 0."""
-        return self.array.shape
+        return self.blocks.shape
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the values."""
-        return self.array.dtype
+        return self.blocks.dtype
 
     @property
     def ndim(self) -> int:
         """Number of axes."""
-        return self.array.ndim
+        return self.blocks.ndim
 
     @property
     def shards(self) -> tuple[int, ...]:
         """Extent of what must be written at once; blocks are whole multiples of it."""
-        return shards_of(self.array)
+        return shards_of(self.blocks)
 
     def __setitem__(self, key: tuple[Any, ...], values: np.ndarray) -> None:
-        write_shards(self.array, key[-3:], values, self.workers)
+        write_shards(self.blocks, key[-3:], values, self.workers)
         for piece, place, coarse in self._coarser(key, values):
             write_shards(piece, place, coarse, self.workers)
 
     def __getitem__(self, key: tuple[Any, ...]) -> np.ndarray:
-        values = np.asarray(self.array[key])
+        values = np.asarray(self.blocks[key])
         for piece, place, coarse in self._coarser(key, values):
             if not _holds(piece, (..., *place), coarse):
                 write_shards(piece, place, coarse, self.workers)
@@ -99,12 +108,6 @@ class Pyramid:
             key = _half(key[-3:])
             yield piece, key, values
 
-    def _empty_level(self, level: int, shape: Sequence[int]) -> zarr.Array:
-        # What a killed process left may be torn.
-        shutil.rmtree(self.folder / str(level), ignore_errors=True)
-        large = {**self.storage, "shard": COARSE * self.storage["shard"]}
-        return create_array(self.folder, str(level), shape, self.dtype, storage=large)
-
     def finish(self, workers: int = 1) -> int:
         """Write all coarser levels, once all blocks are written.
 
@@ -118,9 +121,14 @@ class Pyramid:
         int
             Number of levels, level 0 included.
         """
-        fine = self.array
+        fine = self.blocks
+        if _is_joined(self.folder, fine):
+            fine = _large(self.folder, 0, fine, self.storage)
+            join_shards(self.blocks, fine, workers)
         for level, piece in enumerate(self.pieces, 1):
-            fine = self._empty_level(level, piece.shape)
+            # What a killed process left may be torn, and is made again.
+            shutil.rmtree(self.folder / str(level), ignore_errors=True)
+            fine = _large(self.folder, level, piece, self.storage)
             join_shards(piece, fine, workers)
         shutil.rmtree(self.folder / PIECES, ignore_errors=True)
         return _write_levels(fine, len(self.pieces), self.folder, self.mode, self.storage, workers)
@@ -157,14 +165,34 @@ def create_pyramid(
     >>> pyramid.finish(), zarr.open_array(store / "2")[0, 9, 16:]
     (3, array([7, 7], dtype=uint16))
     """
-    storage = {**storage, "shard": shard_extent(shape, storage)}
+    settled = {**storage, "shard": shard_extent(shape, storage)}
     folder = store / prefix
-    array = create_array(folder, "0", shape, dtype, storage=storage)
+    first = folder / PIECES if _is_large(shape, storage) else folder
+    array = create_array(first, "0", shape, dtype, storage=settled)
+    if _is_joined(folder, array):  # take back what an earlier try has joined
+        split_shards(_large(folder, 0, array, settled), array)
     pieces: list[zarr.Array] = []
-    for level, (shape, shard) in enumerate(_cut_pieces(array.shape, storage), 1):
-        cut = {**storage, "shard": shard}
-        pieces.append(create_array(folder / PIECES, str(level), shape, array.dtype, storage=cut))
-    return Pyramid(array, tuple(pieces), folder, mode, storage, workers)
+    for level, (coarse, shard) in enumerate(_cut_pieces(array.shape, settled), 1):
+        cut = {**settled, "shard": shard}
+        pieces.append(create_array(folder / PIECES, str(level), coarse, array.dtype, storage=cut))
+    return Pyramid(array, tuple(pieces), folder, mode, settled, workers)
+
+
+def _is_large(shape: Sequence[int], storage: Mapping[str, Any]) -> bool:
+    """Whether level 0 would be many files, and may be fewer: a given extent is kept."""
+    shard = shard_extent(shape, storage)
+    files = math.prod(-(-n // shard) for n in shape[-2:])
+    return storage["shard"] == "auto" and files > MANY_FILES
+
+
+def _is_joined(folder: Path, array: zarr.Array) -> bool:
+    return shard_path(array, (0,) * array.ndim).is_relative_to(folder / PIECES)
+
+
+def _large(folder: Path, level: int, pieces: zarr.Array, storage: Mapping[str, Any]) -> zarr.Array:
+    """Create a level of large shards for its pieces, or open it."""
+    large = {**storage, "shard": COARSE * storage["shard"]}
+    return create_array(folder, str(level), pieces.shape, pieces.dtype, storage=large)
 
 
 def _cut_pieces(

@@ -25,6 +25,8 @@ from numcodecs import zstd
 from .disk import writing
 from .geometry import Window, blocks
 
+Place = tuple[int, ...]
+
 MISSING = np.uint64(2**64 - 1)
 # On microscopy level 3 takes twice the time of level 1 and saves 1 to 5 % of the space.
 ZSTD_LEVEL = 1
@@ -67,12 +69,14 @@ def write_shards(
 
 
 def join_shards(pieces: zarr.Array, whole: zarr.Array, workers: int = 1) -> None:
-    """Fill an array from one of the same values in smaller shards.
+    """Move an array into another one of larger shards, as it is: no chunk is decoded.
+
+    A file of `pieces` is deleted as soon as its chunks are in a file of `whole`.
 
     Parameters
     ----------
     pieces : zarr.Array
-        Finished, in a folder, made by `gigaseg.volumes.create_array`.
+        Made by `gigaseg.volumes.create_array`.
     whole : zarr.Array
         Empty, of the same shape, type and chunks; unless one shard holds a whole axis, its shards
         are whole shards of `pieces`.
@@ -84,13 +88,26 @@ def join_shards(pieces: zarr.Array, whole: zarr.Array, workers: int = 1) -> None
     ValueError
         If a shard of `pieces` is torn.
     """
-    grid = _ratio(whole.shape, shards_of(whole))
 
-    def join(place: Sequence[int]) -> None:
-        _write(whole, place, _chunks(pieces, whole, place))
+    def join(place: Place) -> None:
+        small = _shards_in(pieces, whole, place)
+        _write(whole, place, _copied(pieces, small, whole, place))
+        for other in small:
+            shard_path(pieces, other).unlink(missing_ok=True)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(join, product(*map(range, grid))))
+        list(pool.map(join, _grid(whole)))
+
+
+def split_shards(whole: zarr.Array, pieces: zarr.Array) -> None:
+    """Undo `join_shards`, wherever it was interrupted; parameters and errors are the same."""
+    for place in _grid(whole):
+        if not shard_path(whole, place).exists():
+            continue
+        for small in _shards_in(pieces, whole, place):
+            if not shard_path(pieces, small).exists():
+                _write(pieces, small, _copied(whole, [place], pieces, small))
+        shard_path(whole, place).unlink()
 
 
 def shards_of(array: zarr.Array) -> tuple[int, ...]:
@@ -104,9 +121,7 @@ def shard_path(array: zarr.Array, place: Sequence[int]) -> Path:
     return Path(store.root) / array.path / array.metadata.encode_chunk_key(tuple(place))
 
 
-def _write(
-    array: zarr.Array, place: Sequence[int], chunks: Iterable[tuple[tuple[int, ...], bytes]]
-) -> None:
+def _write(array: zarr.Array, place: Sequence[int], chunks: Iterable[tuple[Place, bytes]]) -> None:
     """Write one shard from encoded chunks and their places in its index."""
     path = shard_path(array, place)
     index = np.full((*_ratio(shards_of(array), array.chunks), 2), MISSING)
@@ -130,7 +145,7 @@ def _write(
 
 def _encoded(
     values: np.ndarray, chunk: Sequence[int], workers: int
-) -> Iterator[tuple[tuple[int, ...], bytes]]:
+) -> Iterator[tuple[Place, bytes]]:
     """Yield the chunks of a shard that hold anything but zeros."""
 
     def encode(window: Window) -> bytes:
@@ -150,33 +165,51 @@ def _encoded(
                 yield _ratio(window.start, chunk), encoded
 
 
-def _chunks(
-    pieces: zarr.Array, whole: zarr.Array, place: Sequence[int]
-) -> Iterator[tuple[tuple[int, ...], bytes]]:
-    """Yield the encoded chunks of a shard of `whole`, and their places in its index."""
-    several = _ratio(shards_of(whole), shards_of(pieces))
-    inside = _ratio(shards_of(pieces), pieces.chunks)
-    for within in product(*map(range, several)):
-        corner = (p * n + w for p, n, w in zip(place, several, within, strict=True))
-        source = shard_path(pieces, tuple(corner))
-        if not source.exists():
+def _grid(array: zarr.Array) -> Iterator[Place]:
+    return product(*map(range, _ratio(array.shape, shards_of(array))))
+
+
+def _shards_in(pieces: zarr.Array, whole: zarr.Array, place: Place) -> list[Place]:
+    """Return the places of the shards of `pieces` that lie in a shard of `whole`."""
+    ratio = _ratio(shards_of(whole), shards_of(pieces))
+    grid = _ratio(pieces.shape, shards_of(pieces))
+    spans = (range(p * r, min((p + 1) * r, n)) for p, r, n in zip(place, ratio, grid, strict=True))
+    return list(product(*spans))
+
+
+def _copied(
+    source: zarr.Array, shards: Sequence[Place], target: zarr.Array, place: Place
+) -> Iterator[tuple[Place, bytes]]:
+    """Yield the encoded chunks that `shards` of one array have for a shard of another one."""
+    box, grid = (_ratio(shards_of(array), array.chunks) for array in (target, source))
+    begin = _times(place, box)
+    for shard in shards:
+        path, origin = shard_path(source, shard), _times(shard, grid)
+        low, high = np.maximum(begin, origin), np.minimum(begin + box, origin + grid)
+        if not path.exists():
             continue
-        data = source.read_bytes()
-        index = _read_index(source, data, inside)
-        for chunk in np.argwhere(index[..., 0] != MISSING):
-            offset, length = (int(n) for n in index[tuple(chunk)])
-            start = tuple(int(w * n + c) for w, n, c in zip(within, inside, chunk, strict=True))
-            yield start, data[offset : offset + length]
+        with path.open("rb") as file:
+            index = _read_index(path, file, grid)
+            common = index[tuple(map(slice, low - origin, high - origin))]
+            for chunk in np.argwhere(common[..., 0] != MISSING):
+                offset, length = (int(n) for n in common[tuple(chunk)])
+                file.seek(offset)
+                yield tuple(map(int, chunk + low - begin)), file.read(length)
 
 
-def _read_index(path: Path, data: bytes, grid: Sequence[int]) -> np.ndarray:
+def _read_index(path: Path, file: Any, grid: Sequence[int]) -> np.ndarray:
     size = 16 * math.prod(grid)
-    raw = data[-size - 4 : -4]
-    if len(raw) != size or _checksum(raw) != data[-4:]:
+    file.seek(max(0, path.stat().st_size - size - 4))
+    raw, check = file.read(size), file.read(4)
+    if len(raw) != size or _checksum(raw) != check:
         raise ValueError(
             f"{path} is torn: its index of {size} bytes does not agree with its checksum; delete it"
         )
     return np.frombuffer(raw, "<u8").reshape(*grid, 2)
+
+
+def _times(place: Place, extents: Sequence[int]) -> np.ndarray:
+    return np.array(place) * np.array(extents)
 
 
 def _checksum(data: bytes) -> bytes:

@@ -45,6 +45,9 @@ zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
 
 _config = threading.Lock()  # zarr's settings are those of all threads
 
+# Blocks of small planes are many, for many threads; those of large planes are few, each still small
+# beside a job's memory and soon redone.
+SMALL_SHARD, LARGE_SHARD, LARGE_PLANE = 1024, 4096, 8192
 STAGES = ("convert", "weigh", "predict", "split")
 
 
@@ -118,7 +121,7 @@ def shard_extent(shape: Sequence[int], storage: Mapping[str, Any]) -> int:
     """
     if storage["shard"] != "auto":
         return int(storage["shard"])
-    least = 1024 if max(shape[-2:]) < 8192 else 4096
+    least = SMALL_SHARD if max(shape[-2:]) < LARGE_PLANE else LARGE_SHARD
     return -(-least // storage["chunk"]) * int(storage["chunk"])
 
 
