@@ -1,5 +1,6 @@
 # make run         the default run: samples drawn, a model trained, applied, scored, reported
 # make test        the tests
+# make test-heavy  the tests that take minutes each, such as runs killed at every kind of moment
 # make check       formatting, lint, types
 # make bench       the benchmarks of the tests, with times
 # make gigapixel   a plane of a gigapixel beside one of 64 megapixels: time and memory compared
@@ -15,7 +16,7 @@ CORES ?= all
 BIN := .venv/bin
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: run test check bench lock clean gigapixel
+.PHONY: run test test-heavy check bench lock clean gigapixel
 .DEFAULT_GOAL := run
 
 run: .venv/installed
@@ -23,6 +24,9 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/pytest -q -m "not heavy"
+
+test-heavy: .venv/installed
+	$(BIN)/pytest -q -m heavy
 
 check: .venv/installed
 	$(BIN)/ruff check .

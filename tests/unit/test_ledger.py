@@ -284,6 +284,48 @@ def test_a_live_lease_is_waited_for(tmp_path, monkeypatch, caplog):
     assert seen == [True]
 
 
+WORKER = """
+import logging, sys
+from pathlib import Path
+from gigaseg.ledger import Construction
+
+logging.basicConfig(level=logging.INFO)
+with Construction(Path(sys.argv[1]), {"code": "1"}) as work:
+    print(work.committed, sorted(work.ledger("0").done), flush=True)
+    if not work.committed:
+        work.ledger("0").record("a")
+        print("recorded", flush=True)
+        sys.stdin.readline()
+        (work.path / "zarr.json").write_text("{}")
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_process_waits_and_uses_what_is_there(tmp_path, killed):
+    def start():
+        return subprocess.Popen(
+            [sys.executable, "-u", "-c", WORKER, tmp_path / "s"],
+            env={"PYTHONPATH": str(Path(ledgers.__file__).parents[1])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    with start() as first:
+        assert [first.stdout.readline() for _ in range(2)] == ["False []\n", "recorded\n"]
+        with start() as second:
+            assert f"written by process {first.pid}" in second.stderr.readline()
+            if killed:
+                first.kill()
+                assert second.stdout.readline() == "False ['a']\n"
+            else:
+                first.communicate("go on\n")
+                assert second.stdout.readline() == "True ['a']\n"
+            second.communicate("go on\n")
+            assert second.returncode == 0
+
+
 def test_a_lease_renewed_at_the_last_moment_is_put_back(tmp_path):
     write_lease(tmp_path / "lease.json", pid=os.getpid(), host="elsewhere")
     Lease(tmp_path / "lease.json")._take_over({"token": "older", "pid": 1, "host": "elsewhere"})

@@ -24,8 +24,9 @@ import pytest
 #   manifest     all stores are finished, the manifest is not there
 #   done         the manifest is there, the job has not ended
 #   bookkeeping  the job has ended, Snakemake has not noted it
+#   orphan k     as block k, but the job lives on, and waits for a file named `go`
 KILLER = """
-import os, re, signal, sys
+import os, re, signal, sys, time
 
 job, event, number = os.environ["KILL"].split()
 mine = sys.orig_argv[-1].endswith(f".{job}.py")
@@ -35,7 +36,11 @@ seen, armed = 0, False
 def kill():
     global seen
     seen += 1
-    if seen == int(number):
+    if seen == int(number) and event == "orphan":
+        open("orphan", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+    elif seen == int(number):
         os.killpg(0, signal.SIGKILL)
 
 def watch(name, arguments):
@@ -53,7 +58,7 @@ def watch(name, arguments):
     elif armed:
         armed = False
         kill()
-    elif event == "block" and "/.gigaseg/ledger/" in path and arguments[1] == "a+":
+    elif event in ("block", "orphan") and "/.gigaseg/ledger/" in path and arguments[1] == "a+":
         kill()
     elif name == "os.rename":
         root = path.endswith(".zarr/zarr.json")
@@ -168,6 +173,30 @@ def test_a_run_killed_at_a_random_time_is_continued(run, finished, expected, tmp
     except subprocess.TimeoutExpired:
         os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    check(run, stage, expected, finished)
+
+
+def wait_until(condition, *processes):
+    """Wait for something that another process does; fail if one of these ends before."""
+    while not condition():
+        assert [p.poll() for p in processes] == [None] * len(processes)
+        time.sleep(0.01)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_job_that_outlives_snakemake_is_waited_for(run, finished, expected, tmp_path, stage):
+    """As on a cluster, where a killed Snakemake leaves its jobs running."""
+    shutil.rmtree(run.folder / "results" / stage)
+    killed = snakemake(run, tmp_path, f"{stage}_all", kill=f"{stage} orphan 2")
+    wait_until((run.folder / "orphan").exists, killed)
+    killed.kill()
+    killed.wait()
+    second = snakemake(run, tmp_path, f"{stage}_all")
+    logs = run.folder / "results" / "logs" / stage
+    wait_until(lambda: any("waiting for" in log.read_text() for log in logs.rglob("*.log")), second)
+    (run.folder / "go").touch()
+    assert second.wait() == 0
     check(run, stage, expected, finished)
 
 
