@@ -1,6 +1,7 @@
 """The model of a run against what is really stored, its texts, and what it refuses."""
 
 import json
+import os
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from gigaseg import forecast, sources, splitting
+from gigaseg import cuts, forecast, sources
 from gigaseg.fingerprints import canonical_json
 from gigaseg.forecast import (
     BOOKS,
@@ -156,7 +157,7 @@ def test_memory_follows_the_block_and_not_the_plane(name):
 def test_blocks_are_bounded_as_the_stages_bound_them():
     assert sources.BLOCK_BYTES == forecast.BLOCK_BYTES
     assert sources.BYTES_AT_ONCE == forecast.BYTES_AT_ONCE
-    assert (splitting.PLANE_SIDE, splitting.VOXELS) == (forecast.SPLIT_SIDE, forecast.SPACE)
+    assert (cuts.PLANE_SIDE, cuts.VOXELS) == (forecast.SPLIT_SIDE, forecast.SPACE)
     assert train.MEMORY == forecast.LESSON
 
 
@@ -380,6 +381,14 @@ def test_a_job_is_left_with_all_that_follows(told):
     assert stages_left(told) == []
     told["jobs"][1]["stamp"]["settings"] = "others"
     assert stages_left(told) == everything[1:]
+
+
+def test_a_raw_file_that_is_newer_is_converted_again(told, tmp_path):
+    convert_samples(told)
+    for number in (1, 2, 3):
+        finish(told, number)
+    os.utime(tmp_path / "b.tif", (4e9, 4e9))
+    assert stages_left(told) == ["convert", "train", "predict", "split"]
 
 
 def test_jobs_that_are_named_are_those_that_are_left(told):

@@ -36,8 +36,8 @@ PHANTOM = {"nuclei": 2, "membranes": 1}  # bytes per value
 def jobs_left(told: Told) -> list[Job]:
     """List the jobs to be done, in the order of the stages.
 
-    These are the jobs of ``todo``; without it those whose manifest is missing or was made by other
-    settings or code, and those that read what they make.
+    These are the jobs of ``todo``; without it those whose manifest is missing, older than a raw
+    file, or made by other settings or code, and those that read what they make.
     """
     jobs = told["jobs"]
     if told["todo"] is not None:
@@ -46,7 +46,7 @@ def jobs_left(told: Told) -> list[Job]:
     stale: set[str] = set()
     needed: set[str] = set()
     for job in jobs:
-        if "stamp" in job and (not stale.isdisjoint(job["inputs"]) or not _is_current(job)):
+        if "stamp" in job and (not stale.isdisjoint(job["inputs"]) or not _is_current(job, told)):
             stale.update(job["outputs"])
             needed.update(job["samples"] if job["stage"] == "convert" else ())
     return [job for job in jobs if not stale.isdisjoint(job["outputs"]) or _is_source(job, needed)]
@@ -61,12 +61,20 @@ def _is_missing(job: Job) -> bool:
     return not all(os.path.exists(path) for path in job["outputs"])
 
 
-def _is_current(job: Job) -> bool:
-    """Whether a job's manifest is there, and made by the settings and the code of today."""
-    if _is_missing(job):
+def _is_current(job: Job, told: Told) -> bool:
+    """Whether a job's manifest is there, and made by the raw files, settings, code of today."""
+    if _is_missing(job) or (job["stage"] == "convert" and _is_older(job, told)):
         return False
     manifest = read_manifest(Path(job["outputs"][0]))
     return all(manifest.get(key) == value for key, value in job["stamp"].items())
+
+
+def _is_older(job: Job, told: Told) -> bool:
+    """Whether a manifest was written before one of its raw files."""
+    written = os.path.getmtime(job["outputs"][0])
+    rows = (told["samples"][name] for name in job["samples"])
+    raw = (row[key] for row in rows for key in ("image", "label") if row[key])
+    return any(os.path.getmtime(path) > written for path in raw if os.path.exists(path))
 
 
 def bytes_present(left: Iterable[Job]) -> float:
