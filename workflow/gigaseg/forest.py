@@ -31,8 +31,8 @@ def find_basins(
     mask : ndarray of bool
         The voxels of the graph.
     seeds : ndarray of int, optional
-        Positive on seeds, which are joined to no neighbour; only inside the mask. The values
-        should be small: up to the highest one, there is a basin for each, if need be an empty one.
+        Positive on seeds, which are joined to no neighbour, and 0 elsewhere; only inside the mask.
+        Values should be small: up to the highest one there is a basin for each, or an empty one.
     terminals : ndarray of int, optional
         Indices of voxels of the mask, in the flat array, that are joined to no neighbour either.
 

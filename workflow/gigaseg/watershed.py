@@ -61,9 +61,9 @@ def seeded_watershed(levels: np.ndarray, mask: np.ndarray, seeds: np.ndarray) ->
     >>> seeded_watershed(levels, np.ones((1, 5), bool), seeds).tolist()
     [[1, 1, 1, 2, 2]]
     """
-    seeds = np.where(mask, seeds, 0)
+    seeds = np.where(mask & (seeds > 0), seeds, 0)
     if seeds.max(initial=0) > seeds.size:
-        names, rank = np.unique(np.maximum(seeds, 0), return_inverse=True)
+        names, rank = np.unique(seeds, return_inverse=True)
         seeds = rank.reshape(mask.shape) + (names[0] > 0)
     basin, count = find_basins(levels, mask, seeds)
     anchor = np.full(count, NEVER)
