@@ -206,7 +206,7 @@ class _Forecast:
         key = stage, size, experiment, at_once
         if key not in self.known:
             settings = self._settings({"experiment": experiment})
-            shard = shard_extent(size.shape, settings["storage"])
+            shard = _shard(stage, size, settings["storage"])
             threads = THREADS // at_once
             try:
                 self.known[key] = sample_memory(stage, size, settings, shard, threads)
@@ -276,15 +276,23 @@ def _grouped(job: Job, titles: Mapping[str, str]) -> dict[str, list[str]]:
     return groups
 
 
+def _shard(stage: str, size: Size, storage: Mapping[str, Any]) -> int:
+    """Return the extent of a block in y and x; weigh has small ones, and smaller ones in space."""
+    if stage != "weigh":
+        return shard_extent(size.shape, storage)
+    return storage["chunk"] if size.objects == "volume" else shard_extent((1, 1, 1), storage)
+
+
 @cache
 def _store(stage: str, size: Size, target: str, storage: tuple[int, int | str, int]) -> Need:
     chunk, given, smallest = storage
-    shard = shard_extent(size.shape, {"chunk": chunk, "shard": given})
+    shard = _shard(stage, size, {"chunk": chunk, "shard": given})
     pieces = math.prod(-(-n // shard) for n in size.shape[2:])
+    many = given == "auto" and pieces > MANY_FILES and stage != "weigh"
 
     def edge(level: int) -> int:
         """Coarser levels of whole chunks are joined from small files, and too many files are."""
-        joined = (shard >> level) % chunk == 0 if level else given == "auto" and pieces > MANY_FILES
+        joined = (shard >> level) % chunk == 0 if level else many
         return shard * (COARSE if joined else 1)
 
     return disk(stored(stage, size, target), smallest=smallest, edge=edge)
