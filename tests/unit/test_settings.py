@@ -126,6 +126,11 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
             "of chunk, 256 px: the next that is, is 1280",
         ),
         (
+            change(storage={"chunk": 100}),
+            "storage.shard: 1100 px is no multiple of 2**depth = 16, as one needs: the next that "
+            "is, is 1200",
+        ),
+        (
             change(storage={"chunk": 24, "shard": 72}),
             "storage.shard: 72 px is no multiple of 2**depth = 16, as one needs: the next that is, "
             "is 96",
@@ -156,7 +161,9 @@ def test_a_problem_is_named_with_what_to_do(config, message):
 
 def test_all_problems_come_at_once():
     config = change(
-        network={"dept": 3}, training={"tile": 317, "steps": "1e3"}, storage={"chunk": 100}
+        network={"dept": 3},
+        training={"tile": 317, "steps": "1e3"},
+        storage={"chunk": 100, "shard": 1024},
     )
     found = problems(config)
     assert len(found) == 4

@@ -164,6 +164,8 @@ def _check_network(
         geometry = UNetGeometry(experiment["network"]["depth"], experiment["network"]["padding"])
     except (TypeError, ValueError):
         return  # the schema has said so
+    if shard == "auto" and _numbers(chunk):
+        shard = _next(1024, chunk)  # the smallest there is; larger ones are multiples of it
     if not _numbers(chunk, shard):
         return
     if shard % geometry.lattice:

@@ -47,7 +47,7 @@ _config = threading.Lock()  # zarr's settings are those of all threads
 
 # Blocks of small planes are many, for many threads; those of large planes are few, each still small
 # beside a job's memory and soon redone.
-SMALL_SHARD, LARGE_SHARD, LARGE_PLANE = 1024, 4096, 8192
+SMALL_SHARD, LARGE_PLANE = 1024, 8192
 STAGES = ("convert", "weigh", "predict", "split")
 
 
@@ -109,8 +109,8 @@ def shard_extent(shape: Sequence[int], storage: Mapping[str, Any]) -> int:
         Of the volume at full resolution; y and x come last.
     storage : mapping
         ``chunk``, and ``shard``: an extent in voxels, or ``auto``, which is few files for large
-        planes and many blocks for small ones: the next multiple of the chunk from 1024 on below
-        8192 px, from 4096 on for larger planes.
+        planes and many blocks for small ones: the first multiple of the chunk from 1024 px on, and
+        four times that for planes from 8192 px on.
 
     Examples
     --------
@@ -121,8 +121,8 @@ def shard_extent(shape: Sequence[int], storage: Mapping[str, Any]) -> int:
     """
     if storage["shard"] != "auto":
         return int(storage["shard"])
-    least = SMALL_SHARD if max(shape[-2:]) < LARGE_PLANE else LARGE_SHARD
-    return -(-least // storage["chunk"]) * int(storage["chunk"])
+    small = -(-SMALL_SHARD // storage["chunk"]) * int(storage["chunk"])
+    return small if max(shape[-2:]) < LARGE_PLANE else 4 * small
 
 
 def create_array(

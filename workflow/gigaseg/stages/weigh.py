@@ -11,7 +11,7 @@ from ..blockwise import map_blocks
 from ..fingerprints import digest, fingerprint
 from ..geometry import blocks
 from ..ledger import Construction
-from ..volumes import Volume, commit_arrays, create_array, open_arrays, open_volume
+from ..volumes import Volume, commit_arrays, create_array, open_arrays, open_volume, shard_extent
 from ..weights import (
     BACKGROUND,
     BOUNDARY,
@@ -133,6 +133,8 @@ def _fill(
 ) -> None:
     """Write the arrays block by block, then the commit."""
     store, weights, storage = construction.path, settings["weights"], settings["storage"]
+    if storage["shard"] == "auto":  # as of small planes: distances take much memory
+        storage = {**storage, "shard": shard_extent((1, 1, 1), storage)}
     if objects == "volume":
         storage = {**storage, "shard": storage["chunk"]}  # smaller blocks, for they are thick
     depth = THICKNESS if objects == "volume" else 1
