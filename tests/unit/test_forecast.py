@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import yaml
 from gigaseg import cuts, forecast, sources
 from gigaseg.fingerprints import canonical_json
 from gigaseg.forecast import (
@@ -44,6 +46,7 @@ from gigaseg.outlook import (
     table,
     warnings,
 )
+from gigaseg.plan import load
 from gigaseg.pyramids import create_pyramid
 from gigaseg.stages import forecast as stage
 from gigaseg.stages import train
@@ -562,3 +565,18 @@ def test_the_free_disk_is_that_of_the_first_folder_that_is_there(tmp_path):
     assert here.memory is there.memory is None
     assert there.disk == pytest.approx(here.disk, rel=0.1)
     assert stage.look_around(tmp_path, local=True).memory > 1e8
+
+
+def test_the_rules_ask_for_the_memory_that_the_default_run_takes(monkeypatch, tmp_path):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    config = yaml.safe_load((root / "config" / "config.yaml").read_text())
+    config |= {"results": str(tmp_path), "data_root": str(tmp_path)}
+    told = json.loads(load(config, {}).forecast())
+    outlook, _, _ = stage.look_ahead(told, local=False)
+    assert {"convert", "weigh", "train", "predict", "split", "evaluate"} <= outlook.stages.keys()
+    texts = "".join(path.read_text() for path in (root / "workflow" / "rules").glob("*.smk"))
+    for name, need in outlook.stages.items():
+        if name != "phantom":
+            asked = re.search(rf"^rule {name}:.*?mem_mb=(\d+)", texts, re.MULTILINE | re.DOTALL)
+            assert need.memory <= int(asked[1]) * MB, name
