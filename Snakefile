@@ -44,7 +44,7 @@ onstart:
     try:
         foresee(workflow)
         lock.hold(plan.results)
-    except OSError as problem:
+    except (OSError, ValueError) as problem:
         sys.exit(str(problem))
 
 

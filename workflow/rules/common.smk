@@ -1,3 +1,5 @@
+import json
+
 from gigaseg import lock
 from gigaseg.plan import load
 from gigaseg.provenance import code
@@ -24,3 +26,20 @@ wildcard_constraints:
 def model(wildcards):
     """Name the model a job belongs to: experiment and fold."""
     return wildcards.experiment, wildcards.fold
+
+
+def foresee(run):
+    """Print what a run will take; end it before it begins if that cannot be there."""
+    jobs = [job for job in run.dag.needrun_jobs() if job.rule.name != "forecast"]
+    if not jobs:
+        return
+    try:
+        from gigaseg.stages.forecast import before_run
+    except ModuleNotFoundError as missing:
+        print(f"No forecast: Snakemake's own environment has no {missing.name}.")
+        print("`snakemake --sdm conda --cores 1 forecast` makes one in the workflow's.")
+        return
+    todo = (str(path) for job in jobs for path in job.output)
+    told = json.loads(plan.forecast(todo))
+    if text := before_run(told, local=run.local_exec):
+        print(text, flush=True)

@@ -1,6 +1,3 @@
-import json
-
-
 localrules:
     forecast,
 
@@ -21,18 +18,3 @@ rule forecast:
         "Forecast what is left"
     script:
         "../scripts/forecast.py"
-
-
-def foresee(run):
-    """Print what a run will take; end it before it begins if that cannot be there."""
-    jobs = [job for job in run.dag.needrun_jobs() if job.rule.name != "forecast"]
-    if not jobs:
-        return
-    try:
-        from gigaseg.stages.forecast import before_run
-    except ModuleNotFoundError as missing:
-        print(f"No forecast: Snakemake's own environment has no {missing.name}.")
-        print("`snakemake --sdm conda --cores 1 forecast` makes one in the workflow's.")
-        return
-    todo = (str(path) for job in jobs for path in job.output)
-    print(before_run(json.loads(plan.forecast(todo)), local=run.local_exec), flush=True)
