@@ -10,6 +10,7 @@ from gigaseg.objects import Quanta
 from gigaseg.splitting import split_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 SPACINGS = [(1.0, 1.0, 1.0), (2.5, 1.0, 0.5)]
 hows = st.builds(
@@ -137,3 +138,66 @@ def test_any_cut_gives_the_whole(tmp_path_factory, objects, values, how, spacing
     labels, found = split(work, folder, workers)
     np.testing.assert_array_equal(labels, expected)
     check_tally(work, labels, found)
+
+
+def spiral(extent):
+    """One object that goes around everywhere, one voxel wide between gaps of one."""
+    inside = np.zeros((extent, extent), np.uint8)
+    inside[::2] = 255
+    inside[1::4, -1] = inside[3::4, 0] = 255
+    return inside[None, None]
+
+
+def ring(extent):
+    """One object with one hole, both larger than any block."""
+    inside = np.full((extent, extent), 255, np.uint8)
+    inside[3:-3, 3:-3] = 0
+    return inside[None, None]
+
+
+@pytest.mark.parametrize("make", [spiral, ring, lambda n: np.full((1, 1, n, n), 255, np.uint8)])
+@pytest.mark.parametrize("level", ["distance", "probability"])
+@pytest.mark.parametrize("fill_holes", [True, False])
+def test_one_object_spans_all_blocks(tmp_path, make, level, fill_holes):
+    cut = Cut((1, 5, 5), (1, 7, 6))
+    how = Splitting(level=level, h=99, fill_holes=fill_holes)
+    work = make_work(tmp_path, make(33), how, "plane", cut=cut)
+    labels, found = split(work, tmp_path, workers=4)
+    np.testing.assert_array_equal(labels, on_the_whole(work))
+    assert found.voxels.size == 1
+
+
+def crowd(extent, spacing, seed):
+    """Thousands of touching cells with the ridge of a network that learned it, and some noise."""
+    random = np.random.default_rng(seed)
+    sites = np.zeros((extent, extent), bool)
+    places = np.indices((extent // spacing,) * 2).reshape(2, -1) * spacing
+    y, x = places + random.integers(0, spacing, places.shape)
+    sites[y, x] = True
+    numbers = ndimage.label(sites)[0]
+    away, (y, x) = ndimage.distance_transform_edt(~sites, return_indices=True)
+    inside = boundary_truth(np.where(away < spacing, numbers[y, x], 0))
+    smooth = ndimage.gaussian_filter(inside.astype(float), 0.7)
+    noisy = np.clip(smooth + random.normal(0, 0.02, smooth.shape), 0, 1)
+    return np.rint(255 * noisy).astype(np.uint8)[None, None]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "how",
+    [
+        Splitting(),
+        Splitting(level="probability", seeds="probability", fill=True),
+        Splitting(level="probability", h=20, fill_holes=True, minimum_size=30, ridge=False),
+    ],
+)
+def test_thousands_of_touching_cells_are_all_the_same(tmp_path, how):
+    values = crowd(1200, 18, seed=3)
+    expected = None
+    for name, cut in enumerate([Cut((1, 100, 90), (1, 256, 256)), Cut((1, 333, 500), (1, 96, 64))]):
+        work = make_work(tmp_path / str(name), values, how, "plane", cut=cut)
+        labels, found = split(work, tmp_path / str(name), workers=4)
+        expected = on_the_whole(work) if expected is None else expected
+        np.testing.assert_array_equal(labels, expected)
+        np.testing.assert_array_equal(found.voxels, np.bincount(expected.ravel())[1:])
+    assert expected.max() > 3000
