@@ -27,7 +27,7 @@ def find_basins(
     Parameters
     ----------
     levels : ndarray of int
-        Below the highest value of their type, which stands for what is outside.
+        Values of 64 bits must be below the highest one, which stands for what is outside.
     mask : ndarray of bool
         The voxels of the graph.
     seeds : ndarray of int, optional
@@ -68,7 +68,7 @@ class Borders(NamedTuple):
 
     Attributes
     ----------
-    edge : ndarray of uint32 or uint64, shape (edges,)
+    edge : ndarray of uint32 or int64, shape (edges,)
         Four times the first voxel's index in the flat array, plus 0, 1, 2 for x, y, z.
     ends : ndarray of int, shape (2, edges)
         The basins.
