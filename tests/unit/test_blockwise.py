@@ -196,6 +196,16 @@ def test_torn_shards_are_done_again(tmp_path, damage):
     assert len(run_until(tmp_path / "s", source, None)) == 2
 
 
+def test_a_damaged_source_is_named(tmp_path):
+    source = image()
+    run_until(tmp_path / "s", source, None)
+    shard = next(path for path in (tmp_path / "s/0/c").rglob("*") if path.is_file())
+    shard.write_bytes(bytes(len(shard.read_bytes())))
+    broken = create_array(tmp_path / "s", "0", source.shape, source.dtype, storage=STORAGE)
+    with pytest.raises(RuntimeError, match=r"s/0 cannot be read .*: delete the store .*--forcerun"):
+        map_blocks(copy, [broken], [np.zeros_like(source)], block=(1, 16, 16))
+
+
 def test_a_missing_shard_is_done_again(tmp_path):
     source = image()
     run_until(tmp_path / "s", source, None)

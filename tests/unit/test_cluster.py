@@ -3,12 +3,15 @@
 import distributed
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from gigaseg import cluster
 from gigaseg.blockwise import map_blocks
-from gigaseg.ledger import BlockLedger, Construction
+from gigaseg.ledger import BlockLedger, Construction, read_manifest, write_manifest
 from gigaseg.pyramids import create_pyramid
-from gigaseg.volumes import create_array
+from gigaseg.stages import convert as convert_stage
+from gigaseg.stages import split
+from gigaseg.volumes import commit_image, create_array
 from scipy import ndimage
 
 STORAGE = {"chunk": 8, "shard": 16, "smallest_level": 8}
@@ -19,9 +22,14 @@ BLOCKS = 24
 @pytest.fixture(scope="module")
 def scheduler():
     """Start two worker processes, as a lab's cluster would have them; return the address."""
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as two:
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as two,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # A source file may have been edited since this process began; the workers begin now.
+        patch.setattr(cluster, "LOADED", cluster._digest_sources())
         yield two.scheduler_address
 
 
@@ -115,6 +123,85 @@ def test_the_calling_process_keeps_the_books_and_finished_blocks_are_not_done_ag
     convert(tmp_path / "s", image, scheduler, note)
     assert BLOCKS - done <= len([*(tmp_path / "seen").iterdir()]) <= BLOCKS - done + 1
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "s/0")[...], image[...])
+
+
+STAGE = {"lot": "d-0000", "storage": STORAGE}
+INSTANCES = {
+    "method": "watershed",
+    "level": "distance",
+    "seeds": "dynamics",
+    "h": 1.0,
+    "seed_threshold": 0.8,
+    "threshold": 0.5,
+    "fill": False,
+    "ridge": True,
+    "minimum_size": 3,
+    "fill_holes": True,
+}
+ROW = {"sample": "a", "dataset": "d", "split": "test", "objects": "plane", "spacing": [1, 1, 1]}
+
+
+def content(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if ".gigaseg" not in path.parts
+    }
+
+
+@pytest.mark.parametrize("labels", ["instances", "foreground"])
+def test_convert_on_a_cluster_leaves_the_same_files(tmp_path, scheduler, labels):
+    image = np.random.default_rng(0).integers(0, 200, (2, 60, 50)).astype("u1")
+    for name, values in (("image", image), ("label", (image > 120).astype("u1"))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="minisblack")
+    row = {**ROW, "labels": labels, "channels": "all"}
+    row |= {name: str(tmp_path / f"{name}.tif") for name in ("image", "label")}
+    for name, address in (("here", None), ("there", scheduler)):
+        convert_stage.run(
+            manifest=tmp_path / name / "convert" / "d-0000.json",
+            settings={**STAGE, "samples": [row]},
+            code="c",
+            threads=2,
+            scheduler=address,
+        )
+    here, there = content(tmp_path / "here"), content(tmp_path / "there")
+    assert len(here) > 10
+    assert [name for name in here | there if here.get(name) != there.get(name)] == []
+
+
+def test_split_on_a_cluster_leaves_the_same_files(tmp_path, scheduler):
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(2, 60, 50)), (0, 2, 2))
+    values = np.where(noise > 0, 200, 10).astype(np.uint8)[None]
+    done = {"status": "done", "message": None, "store": "d/a.ome.zarr"}
+    for stage in ("convert", "predict"):
+        store = tmp_path / stage / "d" / "a.ome.zarr"
+        array = create_array(store, "0", values.shape, values.dtype, storage=STORAGE)
+        array[...] = values
+        commit_image(
+            store, spacing=(1, 1, 1), levels=1, channel_names=["a"], attributes={"statistics": None}
+        )
+        entry = {**ROW, **done, "fingerprint": stage}
+        manifest = {"stage": stage, "lot": "d-0000", "samples": [entry]}
+        write_manifest(tmp_path / stage / "d-0000.json", manifest)
+    for name, address in (("here", None), ("there", scheduler)):
+        split.run(
+            manifest=tmp_path / name / "split" / "d-0000.json",
+            convert=tmp_path / "convert" / "d-0000.json",
+            predict=tmp_path / "predict" / "d-0000.json",
+            settings={
+                **STAGE,
+                "samples": [ROW],
+                "instances": INSTANCES,
+                "target": "foreground",
+            },
+            code="c",
+            threads=2,
+            scheduler=address,
+        )
+    here, there = content(tmp_path / "here"), content(tmp_path / "there")
+    assert read_manifest(tmp_path / "here/split/d-0000.json")["samples"][0]["instances"] > 9
+    assert [name for name in here | there if here.get(name) != there.get(name)] == []
 
 
 def test_workers_write_nothing_for_a_process_that_lost_its_store(tmp_path, image, scheduler):

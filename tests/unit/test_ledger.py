@@ -259,6 +259,15 @@ def test_a_silent_lease_of_another_machine_is_taken_over(tmp_path, monkeypatch):
         assert lease.held
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"tokem": "a"}', b"\xff"])
+def test_a_spoilt_lease_is_taken_over(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(leases, "STALE", 0.02)
+    monkeypatch.setattr(leases, "POLL", 0.005)
+    (tmp_path / "lease.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with Lease(tmp_path / "lease.json") as lease:
+        assert lease.held
+
+
 def test_a_live_lease_is_waited_for(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(leases, "POLL", 0.005)
     waiting = threading.Event()

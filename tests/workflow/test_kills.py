@@ -24,6 +24,7 @@ import pytest
 #   manifest     all stores are finished, the manifest is not there
 #   done         the manifest is there, the job has not ended
 #   bookkeeping  the job has ended, Snakemake has not noted it
+#   term k       as block k, but the job is told to stop
 #   orphan k     as block k, but the job lives on, and waits for a file named `go`
 KILLER = """
 import os, re, signal, sys, time
@@ -40,6 +41,9 @@ def kill():
         open("orphan", "w").close()
         while not os.path.exists("go"):
             time.sleep(0.01)
+    elif seen == int(number) and event == "term":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
     elif seen == int(number):
         os.killpg(0, signal.SIGKILL)
 
@@ -58,8 +62,9 @@ def watch(name, arguments):
     elif armed:
         armed = False
         kill()
-    elif event in ("block", "orphan") and "/.gigaseg/ledger/" in path and arguments[1] == "a+":
-        kill()
+    elif "/.gigaseg/ledger/" in path and arguments[1] == "a+":
+        if event in ("block", "term", "orphan"):
+            kill()
     elif name == "os.rename":
         root = path.endswith(".zarr/zarr.json")
         if (event == "commit" and root) or (event == "manifest" and manifest.search(path)):
@@ -173,6 +178,21 @@ def test_a_run_killed_at_a_random_time_is_continued(run, finished, expected, tmp
     except subprocess.TimeoutExpired:
         os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    check(run, stage, expected, finished)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_job_told_to_stop_fails_and_is_continued(run, finished, expected, tmp_path, stage):
+    shutil.rmtree(run.folder / "results" / stage)
+    stopped = snakemake(run, tmp_path, f"{stage}_all", kill=f"{stage} term 2")
+    assert stopped.wait() == 1
+    console = (run.folder / "killed.txt").read_text()
+    assert "terminated by SIGTERM: the same command goes on from here" in console
+    assert "Traceback" not in console
+    notes = [*(run.folder / "results" / stage).rglob("attempts.jsonl")]
+    ends = [json.loads(file.read_text().splitlines()[-1]) for file in notes]
+    assert "terminated by SIGTERM" in {end.get("outcome") for end in ends}
     check(run, stage, expected, finished)
 
 

@@ -12,7 +12,7 @@ import dask
 import numpy as np
 
 from .cluster import run_on_cluster
-from .disk import writing
+from .disk import reading, writing
 from .geometry import Window, blocks, read_mirrored
 from .ledger import clear_block
 
@@ -209,7 +209,10 @@ class _Task:
         outer = whole.expand(self.halo)
         if self.edge == "clip":
             outer = outer.clip(self.shape)
-        data = [read_mirrored(source, outer) for source in self.sources]
+        data = []
+        for source in self.sources:
+            with reading(_place(source)):
+                data.append(read_mirrored(source, outer))
         place = (window,) if self.located else ()
         results = self.function(*data, whole.within(outer).slices, *place)
         if not isinstance(results, tuple):

@@ -62,12 +62,22 @@ def run_on_cluster(
         ) from problem
     with client:
         _check_code(client, scheduler)
-        futures = {client.submit(function, *call, pure=False): call for call in calls}
+        # A result of a task, and so sent to each worker once and made again if it is lost.
+        shared = client.submit(_return, function, pure=False)
+        futures = {client.submit(_call, shared, *call, pure=False): call for call in calls}
         try:
             for future in as_completed(list(futures), loop=client.loop):
                 yield futures[future], future.result()
         finally:
             client.cancel(list(futures))
+
+
+def _return(value: Any) -> Any:
+    return value
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _check_code(client: Any, scheduler: str) -> None:

@@ -57,6 +57,24 @@ def writing(path: Path) -> Iterator[None]:
         raise _explained(path, number) from problem
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say in an error of a codec which file of ours is damaged, and how to make it again.
+
+    Raises
+    ------
+    RuntimeError
+        In place of the codec's.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        raise RuntimeError(
+            f"{path} cannot be read ({problem}): delete the store it belongs to, and make it again "
+            f"with `snakemake --cores all --forcerun` and the name of its stage"
+        ) from problem
+
+
 def blame(path: Path, problem: BaseException | None) -> DiskError | None:
     """Explain an error that can only come from writing, wherever it was; None for all others.
 

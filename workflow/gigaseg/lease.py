@@ -10,6 +10,8 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
+NOBODY = {"token": None, "pid": 0, "host": "?"}
+
 logger = logging.getLogger(__name__)
 
 HEARTBEAT = 10.0  # seconds between two signs of life of the owner
@@ -153,10 +155,14 @@ def _read(path: Path) -> tuple[dict, int] | None:
     """Return owner and time stamp of a lease file, or None if there is none."""
     try:
         # Opening first makes network file systems fetch fresh attributes.
-        with path.open() as file:
-            return json.load(file), os.fstat(file.fileno()).st_mtime_ns
+        with path.open("rb") as file:
+            content, time_stamp = file.read(), os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
+    try:
+        return {**NOBODY, **json.loads(content)}, time_stamp
+    except (ValueError, TypeError):
+        return NOBODY, time_stamp  # spoilt: whoever it was shows no sign of life
 
 
 def _machine() -> str:
