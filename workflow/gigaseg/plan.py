@@ -194,10 +194,11 @@ class Plan:
         Snakemake reruns a job exactly when something that it uses has changed.
         """
         experiment = self.settings["experiments"][model[0]] if model else {}
-        told = {key: experiment.get(key, self.settings.get(key)) for key in SECTIONS[stage]}
-        for section, keys in UNTOLD.items():
-            if section in told:
-                told[section] = {k: v for k, v in told[section].items() if k not in keys}
+        told: dict[str, Any] = {
+            key: experiment.get(key, self.settings.get(key)) for key in SECTIONS[stage]
+        }
+        for section in UNTOLD.keys() & told.keys():
+            told[section] = {k: v for k, v in told[section].items() if k not in UNTOLD[section]}
         if model:
             told |= {"experiment": model[0], "fold": int(model[1])}
             told |= self._parts(*model) if stage == "train" else {}
