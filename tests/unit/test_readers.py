@@ -1,6 +1,7 @@
 """Raw files: every kind read equals what its library reads; every fault has one clear message."""
 
 import json
+import pickle
 from pathlib import Path
 
 import imagecodecs
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from gigaseg.geometry import Window
+from gigaseg.geometry import Window, blocks
 from gigaseg.readers import natural_order, open_source
-from gigaseg.sources import micrometres
+from gigaseg.segments import Segmented
+from gigaseg.sources import Source, micrometres
 from PIL import Image
 
 
@@ -58,6 +60,58 @@ def test_tiff_stacks(tmp_path, rng, options):
     with open_source(tmp_path / "a.tif") as source:
         window = Window((1, 5, 30), (3, 40, 77))
         np.testing.assert_array_equal(source.read(window)[0], data[window.slices])
+
+
+FORMS = [
+    ((2, 3, 40, 50), {"ome": True, "metadata": {"axes": "CZYX"}, "compression": "zlib"}),
+    ((3, 40, 50), {"volumetric": True, "tile": (2, 16, 16), "compression": "zlib"}),
+    ((3, 40, 50, 3), {"photometric": "rgb", "tile": (16, 16), "compression": "lzw"}),
+    ((3, 40, 50), {"photometric": "rgb", "planarconfig": "separate", "rowsperstrip": 9}),
+    ((2, 3, 40, 50), {"photometric": "rgb", "planarconfig": "separate", "tile": (16, 32)}),
+    ((40, 50, 1), {"tile": (16, 16), "compression": "zlib"}),
+    ((1, 40, 50), {"rowsperstrip": 7, "metadata": None}),
+    ((40, 50), {"bitspersample": 12, "rowsperstrip": 7}),
+    ((40, 50, 3), {"photometric": "rgb", "compression": "jpeg", "tile": (16, 16), "as": "u1"}),
+    ((2, 3, 40, 50), {"imagej": True, "metadata": {"axes": "ZCYX"}}),
+    ((4, 40, 50), {"byteorder": ">"}),
+]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("shape", "options"), FORMS)
+def test_any_window_of_any_form_is_what_tifffile_reads(tmp_path, rng, shape, options, workers):
+    path, options = tmp_path / "a.tif", {**options}
+    write_tiff(path, planes(rng, options.pop("as", "u2"), shape), **options)
+    with open_source(path, workers=workers) as source:
+        whole = source[..., :, :, :]
+        pixels = np.sort(tifffile.imread(path), axis=None)
+        np.testing.assert_array_equal(np.sort(whole, axis=None), pixels)
+        for _ in range(20):
+            corners = np.sort([rng.integers(0, n + 1, 2) for n in source.shape[1:]])
+            window = Window(tuple(corners[:, 0].tolist()), tuple(corners[:, 1].tolist()))
+            expected = whole[(slice(None), *window.slices)]
+            if expected.size:
+                np.testing.assert_array_equal(source.read(window), expected)
+
+
+def test_missing_tiles_hold_the_files_value_for_none(tmp_path):
+    path = tmp_path / "a.tif"
+    tiles = [np.full((16, 16), 7, "u2"), None, None, np.full((16, 16), 9, "u2")]
+    options = {"shape": (32, 32), "dtype": "u2", "tile": (16, 16), "compression": "zlib"}
+    write_tiff(path, iter(tiles), **options)
+    assert np.unique(read_all(path)).tolist() == [0, 7, 9]
+
+
+def test_a_source_travels(tmp_path, rng):
+    data = planes(rng, shape=(3, 2, 30, 40))
+    write_tiff(tmp_path / "a.tif", data, ome=True, metadata={"axes": "CZYX"}, compression="zlib")
+    with open_source(tmp_path / "a.tif", workers=2) as source:
+        for here, expected in ((source, data), (source.select([2, 0]), data[[2, 0]])):
+            with pickle.loads(pickle.dumps(here)) as there:
+                np.testing.assert_array_equal(there[..., :, :, :], expected)
+    lonely = Source(tmp_path, (1, 1, 2, 2), np.dtype("u1"), None, (1, 2, 2), None)
+    with pytest.raises(TypeError, match="does not know how to open itself again"):
+        pickle.dumps(lonely)
 
 
 @pytest.mark.parametrize("dtype", ["?", "u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8", "u8"])
@@ -159,6 +213,45 @@ def test_blocks_hold_whole_segments(tmp_path, rng, options, unit, block):
     write_tiff(tmp_path / "a.tif", planes(rng), **options)
     with open_source(tmp_path / "a.tif") as source:
         assert source.block(unit) == block
+
+
+@pytest.mark.parametrize(
+    ("segment", "block"),
+    [
+        ((1, 8, 60), (1, 32, 64)),
+        ((1, 8, 96), (1, 32, 64)),  # not more units side by side than fit
+        ((4, 32, 16), (2, 32, 32)),  # nor more planes
+        ((1, 96, 96), (1, 32, 32)),  # a segment that does not fit is kept by its reader
+    ],
+)
+def test_blocks_fit_into_memory(monkeypatch, segment, block):
+    monkeypatch.setattr("gigaseg.sources.BLOCK_BYTES", 2 * 32 * 32 * 2)
+    source = Source(Path("a"), (1, 9, 500, 700), np.dtype("u2"), None, segment, None)
+    assert source.block((1, 32, 32)) == block
+    assert source.block((1, 32, 32), voxel=4)[-1] == 32
+
+
+@pytest.mark.parametrize("kind", ["strip", "series"])
+def test_large_segments_are_decoded_once(tmp_path, rng, monkeypatch, kind):
+    monkeypatch.setattr("gigaseg.segments.LARGE", 100)
+    monkeypatch.setattr("gigaseg.readers.BLOCK_BYTES", 100)
+    data = planes(rng, "u2", (2, 64, 64))
+    if kind == "strip":
+        write_tiff(tmp_path / "a.tif", data, compression="zlib", rowsperstrip=64)
+    else:
+        for z in range(2):
+            write_tiff(tmp_path / f"{z}.tif", data[z], compression="zlib", rowsperstrip=64)
+    decode, calls = Segmented._decode_anew, []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return decode(*arguments)
+
+    monkeypatch.setattr(Segmented, "_decode_anew", counted)
+    with open_source(tmp_path / "a.tif" if kind == "strip" else tmp_path) as source:
+        for window in blocks(source.shape[1:], (1, 16, 32)):
+            np.testing.assert_array_equal(source.read(window)[0], data[window.slices])
+    assert len(calls) == 2
 
 
 def test_channels_can_be_selected(tmp_path, rng):
@@ -393,6 +486,38 @@ def test_tiles_beyond_memory_are_refused(tmp_path, rng, monkeypatch):
     write_tiff(tmp_path / "a.tif", planes(rng), compression="zlib", rowsperstrip=70)
     with pytest.raises(ValueError, match=r"pieces of \(1, 70, 90\) voxels.*save it in tiles"):
         open_source(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16), "compression": "zlib"}])
+def test_a_file_that_shrinks_or_goes_while_it_is_read(tmp_path, rng, options):
+    path = tmp_path / "a.tif"
+    write_tiff(path, planes(rng), **options)
+    with open_source(path) as source:
+        path.write_bytes(path.read_bytes()[:-9000])
+        with pytest.raises(ValueError, match=r"^\S+a\.tif ends at byte \d+, but was longer"):
+            source[..., :, :, :]
+        path.unlink()
+        with pytest.raises(FileNotFoundError):
+            source[..., :, :, :]
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"tile": (16, 16), "compression": "zlib"}, "tile 14 of 30 of page 1"),
+        ({"rowsperstrip": 3, "compression": "lzw"}, "strip 14 of 24 of page 1"),
+    ],
+)
+def test_a_damaged_segment_is_named(tmp_path, rng, options, place):
+    path = tmp_path / "a.tif"
+    write_tiff(path, planes(rng), **options)
+    with tifffile.TiffFile(path) as tiff:
+        offset = tiff.pages[1].dataoffsets[14]
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with open_source(path) as source, pytest.raises(ValueError, match=rf"a\.tif cannot.*{place}"):
+        source[..., :, :, :]
 
 
 def test_truncated_png(tmp_path, rng):

@@ -5,12 +5,15 @@ planes, chunks) that a window touches. Every fault of a file is one ValueError t
 """
 
 import glob
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import imagecodecs
@@ -20,7 +23,7 @@ from PIL import Image
 
 from . import tiffs
 from .geometry import Window
-from .sources import Layout, Source, decoding, micrometres
+from .sources import BLOCK_BYTES, Layout, Source, decoding, micrometres
 from .volumes import foreign_codecs
 
 MAGIC = {
@@ -155,14 +158,21 @@ def _open_series(path: Path, files: Sequence[Path], indexed: bool) -> Source:
                 f"{first.shape[1]} planes: a series has one plane per file"
             )
 
+        def opened(z: int) -> Source:
+            source = open_source(files[z], indexed=indexed)
+            if (source.shape, source.dtype) != expected:
+                source.closer()
+                raise ValueError(
+                    f"{path}: {files[z].name} is {source.dtype} {source.shape[2:]} with "
+                    f"{source.shape[0]} channels, but {files[0].name} is {expected[1]} "
+                    f"{expected[0][2:]} with {expected[0][0]}: all planes must be alike"
+                )
+            return source
+
+        keep = _Keeper(opened, math.prod(first.shape) * first.dtype.itemsize > BLOCK_BYTES)
+
         def plane(z: int, channels: Sequence[int], window: Window) -> np.ndarray:
-            with open_source(files[z], indexed=indexed) as source:
-                if (source.shape, source.dtype) != expected:
-                    raise ValueError(
-                        f"{path}: {files[z].name} is {source.dtype} {source.shape[2:]} with "
-                        f"{source.shape[0]} channels, but {files[0].name} is {expected[1]} "
-                        f"{expected[0][2:]} with {expected[0][0]}: all planes must be alike"
-                    )
+            with keep(z) as source:
                 return source.fetch(channels, window)
 
         def fetch(channels: Sequence[int], window: Window) -> np.ndarray:
@@ -172,7 +182,41 @@ def _open_series(path: Path, files: Sequence[Path], indexed: bool) -> Source:
 
         c, _, y, x = first.shape
         shape = (c, len(files), y, x)
-        return Source(path, shape, first.dtype, first.spacing, first.segment, fetch)
+        return Source(path, shape, first.dtype, first.spacing, first.segment, fetch, keep.close)
+
+
+class _Keeper:
+    """Opens planes; keeps the last one if it is read in many blocks, each of which would decode it.
+
+    Parameters
+    ----------
+    opener : callable
+        Opens a plane, given its number.
+    large : bool
+        Whether planes are that large.
+    """
+
+    def __init__(self, opener: Callable[[int], Source], large: bool) -> None:
+        self._opener, self._large = opener, large
+        self._lock = Lock()
+        self._kept: tuple[int, Source] | None = None
+
+    @contextmanager
+    def __call__(self, z: int) -> Iterator[Source]:
+        if not self._large:
+            with self._opener(z) as source:
+                yield source
+            return
+        with self._lock:
+            if self._kept is None or self._kept[0] != z:
+                self.close()
+                self._kept = z, self._opener(z)
+            yield self._kept[1]
+
+    def close(self) -> None:
+        if self._kept is not None:
+            self._kept[1].closer()
+            self._kept = None
 
 
 def _open_zarr(path: Path) -> Source:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from .sources import ChangedFileError
+
 LARGE = 2**26  # bytes; a decoded segment beyond this is kept for the windows that need it next
 JPEG = (6, 7, 34892, 33007)
 
@@ -185,6 +187,8 @@ class Segmented:
         try:
             encoded = _encoded(page, index, file, self.path)
             data, corner, shape = key.decode(encoded, index, **tables)
+        except ChangedFileError:
+            raise
         except (tifffile.TiffFileError, ValueError, RuntimeError) as error:
             kind, places = ("tile" if key.is_tiled else "strip"), len(page.dataoffsets)
             raise ValueError(
@@ -212,7 +216,7 @@ def _read_into(file: Any, offset: int, out: Any, path: Path) -> None:
     while done < len(view):
         count = os.preadv(file.fileno(), [view[done:]], offset + done)
         if count == 0:
-            raise ValueError(
+            raise ChangedFileError(
                 f"{path} ends at byte {offset + done}, but was longer when it was opened: do not "
                 f"write to it while it is converted"
             )

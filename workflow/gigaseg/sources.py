@@ -57,6 +57,10 @@ def micrometres(unit: str) -> float | None:
     return UNITS.get(plain.lower())
 
 
+class ChangedFileError(ValueError):
+    """A file is not any more what it was when it was opened."""
+
+
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises about a damaged file into one ValueError.
@@ -65,6 +69,8 @@ def decoding(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except ChangedFileError:
+        raise
     except (ValueError, RuntimeError, KeyError, IndexError, struct.error, zlib.error) as error:
         raise ValueError(
             f"{path} cannot be decoded ({type(error).__name__}: {error}): it is damaged or uses an "
