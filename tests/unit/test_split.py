@@ -186,9 +186,14 @@ def test_finished_work_is_kept_unless_a_part_is_missing(tmp_path, lot):
 
 
 # The blocks of the flood and of the rest; the shards of the labels are 32 x 32.
-CUTS = [Cut((1, 64, 64), (1, 64, 64)), Cut((1, 16, 16), (1, 32, 64)), Cut((1, 24, 24), (1, 32, 32))]
+CUTS = [
+    Cut((1, 64, 64), (1, 64, 64), (1, 64, 64)),
+    Cut((1, 16, 16), (1, 32, 64), (1, 20, 32)),
+    Cut((1, 24, 24), (1, 32, 32), (1, 32, 32)),
+]
 DEEP_CUTS = [
-    Cut((n, *cut.flood[1:]), (n, *cut.write[1:])) for n, cut in zip((3, 1, 2), CUTS, strict=True)
+    Cut(*((n, *block[1:]) for block in (cut.flood, cut.write, cut.part)))
+    for n, cut in zip((3, 1, 2), CUTS, strict=True)
 ]
 
 

@@ -24,8 +24,9 @@ from .objects import Quanta
 Corner = tuple[int, ...]
 
 PLANE_SIDE = 2048  # px of a block of a plane: memory follows its square, halos and faces its side
-VOLUME_SIDE = 512  # px in y and x of a block that is flooded in space
-VOXELS = 2**24  # of a block of a volume
+VOLUME_SIDE = 512  # px in y and x of what is worked on at once in space
+FLOOD_VOXELS = 2**23  # of a block of a volume that is flooded
+WRITE_VOXELS = 2**25  # of one that is written: in parts, so that its labels are most of the memory
 DISTANCES = {"plane": 64, "volume": 16}  # px of halo that show the most distances, not all
 
 
@@ -38,11 +39,14 @@ class Cut:
     flood : tuple of int
         Extent z, y, x of the blocks that are flooded.
     write : tuple of int
-        Of those in which instances are counted and written: whole shards.
+        Of those that are written: whole shards.
+    part : tuple of int
+        A block to be written is worked on in parts of this extent, one after the other.
     """
 
     flood: tuple[int, int, int]
     write: tuple[int, int, int]
+    part: tuple[int, int, int]
 
     @classmethod
     def choose(cls, shape: Sequence[int], objects: Objects, shards: Sequence[int]) -> "Cut":
@@ -50,21 +54,26 @@ class Cut:
 
         Examples
         --------
-        >>> Cut.choose((1, 9000, 9000), "plane", (1, 1024, 1024))
-        Cut(flood=(1, 2048, 2048), write=(1, 2048, 2048))
+        >>> Cut.choose((1, 9000, 9000), "plane", (1, 4096, 4096))
+        Cut(flood=(1, 2048, 2048), write=(1, 4096, 4096), part=(1, 2048, 2048))
         >>> Cut.choose((100, 3000, 400), "volume", (1, 1024, 512))
-        Cut(flood=(81, 512, 400), write=(31, 1024, 512))
+        Cut(flood=(40, 512, 400), write=(64, 1024, 512), part=(64, 512, 512))
         """
-        _, rows, columns = shards
+        _, *sides = shards
         if objects == "plane":
-            write = (max(1, PLANE_SIDE // rows) * rows, max(1, PLANE_SIDE // columns) * columns)
-            return cls((1, PLANE_SIDE, PLANE_SIDE), (1, *write))
-        sides = (min(VOLUME_SIDE, shape[1]), min(VOLUME_SIDE, shape[2]))
-        depths = (
-            max(1, min(shape[0], VOXELS // (height * width)))
-            for height, width in (sides, (rows, columns))
-        )
-        return cls((next(depths), *sides), (next(depths), rows, columns))
+            height, width = (max(1, PLANE_SIDE // n) * n for n in sides)
+            plane = (1, PLANE_SIDE, PLANE_SIDE)
+            return cls(plane, (1, height, width), plane)
+        height, width = (min(VOLUME_SIDE, n) for n in shape[1:])
+        deep = _depth(shape[0], (height, width), FLOOD_VOXELS)
+        depth = _depth(shape[0], sides, WRITE_VOXELS)
+        part = (depth, VOLUME_SIDE, VOLUME_SIDE)
+        return cls((deep, height, width), (depth, sides[0], sides[1]), part)
+
+
+def _depth(planes: int, sides: Sequence[int], voxels: int) -> int:
+    """Return the number of planes whose blocks have as many voxels together."""
+    return max(1, min(planes, voxels // prod(sides)))
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,10 @@ class Work:
         windows = blocks(self.shape, block)
         for _, group in groupby(windows, lambda w: w.start[0] if self.planar else 0):
             yield list(group)
+
+    def parts(self, window: Window) -> list[Window]:
+        """Return the parts in which a block is written."""
+        return [part.shift(window.start) for part in blocks(window.shape, self.cut.part)]
 
     def save(self, name: str, window: Window, arrays: Mapping[str, np.ndarray]) -> None:
         """Write the tables of one block, whole or not at all."""

@@ -64,25 +64,32 @@ def split_volume(
 
     run = _Run(work, ledger, workers, scheduler)
     how, flood, write = work.how, work.cut.flood, work.cut.write
-    surveys = {}
+    given, surveys = [work.probabilities], {}
     if work.far_sighted:
-        run("survey", Look(work), flood, sources=[work.probabilities])
+        known = partial(work.holds, "survey")
+        run("survey", Look(work), flood, sources=given, tables=known)
         surveys = read_surveys(work)
-    fill = Flood(work, surveys)
-    given, made = [work.probabilities], [work.fragments]
-    run("fragments", fill, flood, sources=given, halo=work.halo, targets=made)
+    run(
+        "fragments",
+        Flood(work, surveys),
+        flood,
+        sources=given,
+        halo=work.halo,
+        targets=[work.fragments],
+        tables=partial(work.holds, "fragments"),
+    )
     atlas = solve_fragments(work)
     count = _Count(atlas)
     if not (how.ridge or how.fill_holes or how.minimum_size > 1):
         names = np.arange(atlas.count + 1, dtype=np.uint64)
-        both = _CountAndWrite(count, _Write(atlas, names, {}))
-        run("labels", both, write, sources=[work.image], targets=[labels], tables=TABLES)
-        return _gather(atlas)
-    run(TABLES, count, write, sources=[work.image])
-    total = _gather(atlas)
-    owners = _find_owners(atlas, total) if how.fill_holes else {}
+        final = _Write(atlas, names, {}, count)
+        run("labels", final, write, sources=[work.image], targets=[labels], tables=count.holds)
+        return _gather(work, atlas.count)
+    run(TABLES, count, write, sources=[work.image], tables=count.holds)
+    total = _gather(work, atlas.count)
+    owners = _find_owners(work, total) if how.fill_holes else {}
     order, names = _number(total, how.minimum_size)
-    run("labels", _Write(atlas, names, owners), write, targets=[labels], tables=None)
+    run("labels", _Write(atlas, names, owners), write, targets=[labels])
     return total.take(order)
 
 
@@ -104,13 +111,13 @@ class _Run:
         sources: Sequence[Any] = (),
         halo: Sequence[int] = (0, 0, 0),
         targets: Sequence[Any] = (),
-        tables: str | None = "",
+        tables: Callable[[Window], bool] | None = None,
     ) -> None:
-        """Run a pass that leaves tables of its name, of another, or none."""
+        """Run a pass; blocks whose tables are lost or spoilt are done again."""
         ledger = self.ledger(name)
         if tables is not None and ledger.checksums:
             for window in blocks(self.work.shape, block):
-                if not self.work.holds(tables or name, window):  # its block is done again
+                if not tables(window):
                     ledger.checksums.pop(block_key(window), None)
         map_blocks(
             function,
@@ -134,11 +141,18 @@ class _Count:
 
     def __call__(self, data: np.ndarray, inner: tuple[slice, ...], window: Window) -> tuple[()]:
         del inner
-        self.save(data, window, self.atlas.refine(window))
+        for part in self.atlas.work.parts(window):
+            here = (slice(None), *part.within(window).slices)
+            self.save(data[here], part, self.atlas.refine(part))
         return ()
 
+    def holds(self, window: Window) -> bool:
+        """Whether the tables of a block are there."""
+        work = self.atlas.work
+        return all(work.holds(TABLES, part) for part in work.parts(window))
+
     def save(self, image: np.ndarray, window: Window, block: Refined) -> None:
-        """Write the tables of a block."""
+        """Write the tables of a part of a block."""
         work, ids, gaps = self.atlas.work, block.ids, block.gaps
         measure = partial(
             tally, image=image, quanta=work.quanta, start=window.start, shape=work.shape
@@ -172,27 +186,28 @@ def _read_tally(tables: Mapping[str, np.ndarray], prefix: str = "") -> Tally:
     return Tally(*(tables[prefix + name] for name in Tally.__dataclass_fields__))
 
 
-def _gather(atlas: Atlas) -> Tally:
+def _gather(work: Work, count: int) -> Tally:
     """Add up the tallies of all blocks."""
-    work = atlas.work
-    total = Tally.empty(atlas.count, len(work.quanta))
+    total = Tally.empty(count, len(work.quanta))
     for window in blocks(work.shape, work.cut.write):
-        tables = work.load(TABLES, window)
-        total.add(tables["ids"].astype(np.int64) - 1, _read_tally(tables))
+        for part in work.parts(window):
+            tables = work.load(TABLES, part)
+            total.add(tables["ids"].astype(np.int64) - 1, _read_tally(tables))
     return total
 
 
-def _find_owners(atlas: Atlas, total: Tally) -> dict[Corner, np.ndarray]:
+def _find_owners(work: Work, total: Tally) -> dict[Corner, np.ndarray]:
     """Find out which gaps are holes, and add them to their instances in `total`.
 
     Returns
     -------
-    dict of block start to ndarray of uint64
-        The instance that each gap of a block is a hole of, 0 for none, by local label from 0.
+    dict of start to ndarray of uint64
+        For each part of a block: the instance that each gap is a hole of, 0 for none, by local
+        label from 0.
     """
-    work = atlas.work
     owners: dict[Corner, np.ndarray] = {}
-    for windows in work.problems(work.cut.write):
+    for written in work.problems(work.cut.write):
+        windows = [part for window in written for part in work.parts(window)]
         seen: list[dict[str, np.ndarray]] = []
 
         def read(window: Window, seen: list[dict[str, np.ndarray]] = seen) -> Components:
@@ -237,30 +252,24 @@ class _Write:
     atlas: Atlas
     names: np.ndarray
     owners: Mapping[Corner, np.ndarray]
+    count: _Count | None = None
 
-    def __call__(self, inner: tuple[slice, ...], window: Window) -> np.ndarray:
-        del inner
-        return self.label(window, self.atlas.refine(window))
+    def __call__(self, *args: Any) -> np.ndarray:
+        """Label a block, and count in the same pass if given the image."""
+        *image, _, window = args
+        labels = np.empty(window.shape, label_dtype(self.atlas.work.shape))
+        for part in self.atlas.work.parts(window):
+            here = part.within(window).slices
+            block = self.atlas.refine(part)
+            if self.count is not None:
+                self.count.save(image[0][(slice(None), *here)], part, block)
+            labels[here] = self._label(part, block)
+        return labels
 
-    def label(self, window: Window, block: Refined) -> np.ndarray:
-        """Return the labels of a block."""
+    def _label(self, part: Window, block: Refined) -> np.ndarray:
         dtype = label_dtype(self.atlas.work.shape)
         result = self.names[block.ids].astype(dtype)[block.labels]
         if block.gaps is not None:
-            owner = self.names[self.owners[window.start]].astype(dtype)
-            result += owner[block.gaps.labels].reshape(window.shape)
+            owner = self.names[self.owners[part.start]].astype(dtype)
+            result += owner[block.gaps.labels].reshape(part.shape)
         return result
-
-
-@dataclass(frozen=True)
-class _CountAndWrite:
-    """Second and last pass in one, where the first numbers stay."""
-
-    count: _Count
-    write: _Write
-
-    def __call__(self, data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
-        del inner
-        block = self.count.atlas.refine(window)
-        self.count.save(data, window, block)
-        return self.write.label(window, block)
