@@ -46,6 +46,11 @@ def test_a_config_written_differently_reruns_nothing(run):
     assert run.pending() == {}
 
 
+def test_the_address_of_a_cluster_reruns_nothing(run):
+    run.edit("tiny.yaml", "network:", "dask: {scheduler_address: tcp://node7:8786}\nnetwork:")
+    assert run.pending() == {}
+
+
 def test_touched_files_rerun_nothing(run):
     raw = [*run.folder.glob("data/*/*.tif")]
     code = [*run.checkout.rglob("*.py"), *run.checkout.rglob("*.smk")]
