@@ -1,12 +1,14 @@
 """convert: values, truth by every convention, statistics, and one clear message per bad sample."""
 
 import json
+import shutil
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from gigaseg import blockwise
+from gigaseg.labels import components
 from gigaseg.stages import convert
 from gigaseg.volumes import open_volume
 from scipy import ndimage
@@ -166,6 +168,23 @@ def test_plane_components_equal_scipy_plane_by_plane(lab, rng):
         offset += count
 
 
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+@pytest.mark.parametrize(("share", "threads"), [(0.35, 1), (0.6, 3)])
+def test_components_across_blocks_equal_those_of_the_whole(lab, rng, objects, share, threads):
+    mask = rng.random((5, 90, 70)) < share
+    mask[:, 40] |= rng.random((5, 70)) < 0.5
+    label = lab.write("l.tif", mask.astype("u1"), compression="zlib", rowsperstrip=30)
+    sample = row(lab.write("a.tif", mask.astype("u1")), label, labels="foreground", objects=objects)
+    (entry,) = lab.convert(sample, threads=threads, shard=16)
+    expected = components(mask, objects=objects)
+    truth = open_volume(lab.store(), "truth")
+    np.testing.assert_array_equal(truth.array[:], expected)
+    assert entry["instances"] == expected.max()
+    for level in range(1, len(truth.levels)):
+        np.testing.assert_array_equal(truth.levels[level][:], truth.levels[level - 1][:, ::2, ::2])
+    assert {p.name for p in truth.path.iterdir()} == {"0", "1", "2", "zarr.json"}
+
+
 def test_a_coloured_mask_is_foreground(lab):
     colours = np.zeros((20, 30, 3), "u1")
     colours[2:5, 3:9, 1] = 255
@@ -294,26 +313,62 @@ def test_finished_samples_are_left_alone_and_changed_ones_redone(lab, rng):
     assert second["fingerprint"] != first["fingerprint"]
 
 
-def test_a_killed_conversion_is_resumed(lab, rng, monkeypatch):
+@pytest.mark.parametrize("labels", ["instances", "foreground"])
+def test_a_killed_conversion_is_resumed(lab, rng, monkeypatch, labels):
     data = rng.integers(0, 9, (4, 40, 40)).astype("u1")
-    image, label = lab.write("a.tif", data), lab.write("l.tif", data)
-    read, count = blockwise.read_mirrored, []
+    sample = row(
+        lab.write("a.tif", data), lab.write("l.tif", data), objects="volume", labels=labels
+    )
+    lab.convert(sample, threads=1)
+    expected = content(lab.store())
+    shutil.rmtree(lab.store())
+    read, reads, deaths = blockwise.read_mirrored, [], [5, 20, 30, 35, 45, 48, 70]
 
     def dies(*arguments):
-        count.append(1)
-        if len(count) == 5:
+        reads.append(arguments)
+        if len(reads) in deaths:
             raise KeyboardInterrupt
         return read(*arguments)
 
     monkeypatch.setattr(blockwise, "read_mirrored", dies)
+    for _ in deaths:
+        try:
+            lab.convert(sample, threads=1)
+        except KeyboardInterrupt:
+            assert not (lab.store() / "zarr.json").exists()
+            continue
+        break
+    assert content(lab.store()) == expected
+    # 16 blocks of the image, and of the truth once, or twice where its components are joined.
+    died = sum(n <= len(reads) for n in deaths)
+    assert len(reads) == (32 if labels == "instances" else 48) + died
+
+
+def test_a_torn_shard_of_a_killed_conversion_is_made_again(lab, rng, monkeypatch):
+    data = rng.integers(0, 9, (4, 40, 40)).astype("u1")
+    sample = row(lab.write("a.tif", data), lab.write("l.tif", data), objects="volume")
+    commit = convert.commit_image
+    monkeypatch.setattr(convert, "commit_image", killed)
     with pytest.raises(KeyboardInterrupt):
-        lab.convert(row(image, label, objects="volume"), threads=1)
-    shard = sorted(p for p in (lab.store() / "0/c").rglob("*") if p.is_file())[0]
-    shard.write_bytes(shard.read_bytes()[:-9])  # torn while it was written
-    assert not (lab.store() / "zarr.json").exists()
-    lab.convert(row(image, label, objects="volume"), threads=1)
+        lab.convert(sample)
+    monkeypatch.setattr(convert, "commit_image", commit)
+    for folder in ("0/c", "labels/truth/0/c"):
+        shard = sorted(p for p in (lab.store() / folder).rglob("*") if p.is_file())[3]
+        shard.write_bytes(shard.read_bytes()[:-9])
+    lab.convert(sample)
     np.testing.assert_array_equal(open_volume(lab.store()).array[0], data)
     np.testing.assert_array_equal(open_volume(lab.store(), "truth").array[:], data)
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+def content(store):
+    """Return the bytes of a store's files, without its books."""
+    files = (p for p in store.rglob("*") if p.is_file())
+    names = ((p.relative_to(store), p) for p in files)
+    return {name: p.read_bytes() for name, p in names if ".gigaseg" not in name.parts}
 
 
 def test_png_series_with_binary_truth(lab, rng):
