@@ -160,7 +160,8 @@ def test_memory_follows_the_block_and_not_the_plane(name):
 def test_blocks_are_bounded_as_the_stages_bound_them():
     assert sources.BLOCK_BYTES == forecast.BLOCK_BYTES
     assert sources.BYTES_AT_ONCE == forecast.BYTES_AT_ONCE
-    assert (cuts.PLANE_SIDE, cuts.VOXELS) == (forecast.SPLIT_SIDE, forecast.SPACE)
+    assert cuts.PLANE_SIDE == forecast.SPLIT_SIDE
+    assert (cuts.FLOOD_VOXELS, cuts.WRITE_VOXELS) == (forecast.FLOOD_VOXELS, forecast.WRITE_VOXELS)
     assert train.MEMORY == forecast.LESSON
 
 

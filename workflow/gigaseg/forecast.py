@@ -209,7 +209,9 @@ LIBRARIES = {
 LESSON = 2**31  # bytes of decoded samples that training keeps
 # What bounds the stages' blocks; the tests compare these with the stages' own.
 BLOCK_BYTES, BYTES_AT_ONCE = 2**27, 2**26  # of convert
-SPLIT_SIDE, SPACE = 2048, 2**24  # px of a block of a plane, voxels of one in space
+SPLIT_SIDE = 2048  # px of a block of a plane that split works on
+FLOOD_VOXELS, WRITE_VOXELS = 2**23, 2**25  # of its blocks in space
+SPACE = 2**24  # voxels of a block of weigh in space, with its halo
 
 
 def parameters(channels: int, classes: int, depth: int, width: int) -> int:
@@ -309,9 +311,11 @@ def sample_memory(
             return threads * each
         case "audit_seams":
             return prediction_memory(size, settings["network"], settings["prediction"], 0)
-        case "split":  # evidence, levels, order, sets and fragments per voxel of a block
-            block = SPLIT_SIDE**2 if size.objects == "plane" else SPACE
-            return 48.0 * threads * min(problem, block)
+        case "split":  # evidence, levels, order, sets, fragments of a block; labels as written
+            flat = size.objects == "plane"
+            flooded = min(problem, SPLIT_SIDE**2 if flat else FLOOD_VOXELS)
+            written = min(problem, max(SPLIT_SIDE, shard) ** 2 if flat else WRITE_VOXELS)
+            return threads * (48.0 * flooded + 12.0 * written)
         case "evaluate":  # pieces of truth and instances, objects that overlap; a plane of the map
             maps = 96.0 * plane if settings["evaluation"]["thresholds"] else 0.0
             return 100 * MB + 0.5 * problem + maps
