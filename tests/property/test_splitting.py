@@ -40,7 +40,8 @@ def cells(draw):
     grid = np.indices(shape)[..., None]
     nearest = sum((axis - place) ** 2 for axis, place in zip(grid, places, strict=True))
     labels = nearest.argmin(axis=-1) + 1
-    inside = boundary_truth(labels) & (random.random(shape) < draw(st.sampled_from([0.8, 0.95, 1.0])))
+    density = draw(st.sampled_from([0.8, 0.95, 1.0]))
+    inside = boundary_truth(labels) & (random.random(shape) < density)
     return np.where(inside, random.choice([180, 255], shape), 0).astype(np.uint8)[None]
 
 
@@ -136,6 +137,18 @@ def test_any_cut_gives_the_whole(tmp_path_factory, objects, values, how, spacing
     expected = on_the_whole(work)
     labels, found = split(work, folder, workers)
     np.testing.assert_array_equal(labels, expected)
+    check_tally(work, labels, found)
+
+
+@pytest.mark.parametrize("ridge", [True, False])
+def test_fill_fills_no_plane_without_foreground(tmp_path, ridge):
+    values = np.zeros((1, 4, 9, 9), np.uint8)
+    values[0, 1, 2:5, 2:5] = values[0, 3, 6, 6] = 255
+    cut = Cut((1, 5, 5), (1, 9, 4), (1, 4, 4))
+    work = make_work(tmp_path, values, Splitting(fill=True, ridge=ridge), "plane", cut)
+    labels, found = split(work, tmp_path)
+    assert [labels[z].min() for z in range(4)] == [0, 1, 0, 2]
+    np.testing.assert_array_equal(labels, on_the_whole(work))
     check_tally(work, labels, found)
 
 
