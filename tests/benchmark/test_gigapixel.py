@@ -45,8 +45,13 @@ def leave_results(root, dataset, factor, shape):
             books = folder / f"{dataset}.ome.zarr" / BOOKS
             books.mkdir(parents=True)
             (books.parent / "c").write_bytes(bytes(10**6))
-            last = {"time": 1.0, "cpu_seconds": 2 * factor, "peak_memory_mb": 300 + factor}
-            (books / "attempts.jsonl").write_text(json.dumps(last))
+            notes = [
+                {"attempt": "1", "time": 0, "cpu_seconds": 0, "peak_memory_mb": 9000},
+                {"attempt": "2", "time": 500, "cpu_seconds": 3, "peak_memory_mb": 200},
+                {"attempt": "2", "time": 500 + factor, "cpu_seconds": 3 + 2 * factor}
+                | {"peak_memory_mb": 300 + factor},
+            ]
+            (books / "attempts.jsonl").write_text("\n".join(map(json.dumps, notes)))
         table = root / "benchmarks" / stage / where.with_suffix(".tsv")
         table.parent.mkdir(parents=True, exist_ok=True)
         table.write_text(f"s\tmax_rss\tcpu_time\n{factor}\t200\tNA\n")
