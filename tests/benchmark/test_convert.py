@@ -100,7 +100,7 @@ def test_convert(bench, scan, tmp_path, times):
 @pytest.mark.parametrize(("tasks", "aim"), [("its tiles", "5"), (1024, "")])
 def test_against_ome_zarr(bench, scan, tmp_path, tasks, aim):
     """The same with the library of the format, the file opened as a lazy array."""
-    writer = pytest.importorskip("ome_zarr.writer", reason="pip install 'gigaseg[peers]'")
+    writer = pytest.importorskip("ome_zarr.writer", reason="needs `pip install ome-zarr`")
     side = bench.side(8192, 144)
     path, number = scan(side), count()
 

@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -129,10 +130,11 @@ def _write(array: zarr.Array, place: Sequence[int], chunks: Iterable[tuple[Place
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            offset = 0
             with part.open("wb") as file:
                 for within, chunk in chunks:
-                    index[within] = file.tell(), len(chunk)
-                    file.write(chunk)
+                    index[within] = offset, len(chunk)
+                    offset += file.write(chunk)
                 raw = index.astype("<u8").tobytes()
                 file.write(raw + _checksum(raw))
             if (index == MISSING).all():  # as zarr does: what was never written is not stored
@@ -159,8 +161,10 @@ def _encoded(
         return compressed + _checksum(compressed)
 
     windows = list(blocks(values.shape, chunk))
-    with ThreadPoolExecutor(workers) as pool:
-        for window, encoded in zip(windows, pool.map(encode, windows), strict=True):
+    with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        for window, encoded in zip(
+            windows, (pool.map if pool else map)(encode, windows), strict=True
+        ):
             if encoded:
                 yield _ratio(window.start, chunk), encoded
 
