@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gigaseg.geometry import Window, read_mirrored
-from gigaseg.inference import Predictor, predict_image
+from gigaseg.inference import Predictor, predict_image, prepare
 from gigaseg.intensity import measure
 from gigaseg.lanes import open_lane
 from gigaseg.ledger import write_manifest
@@ -64,11 +64,11 @@ def network(depth, width, padding="valid"):
         model.head.bias -= logits.mean((0, 2, 3))
         for parameter in model.head.parameters():
             parameter *= 3 / logits.std()
-    if padding == "valid":
-        return model
-    padded = UNet(Architecture(depth=depth, width=width, padding=padding)).eval()
-    padded.load_state_dict(model.state_dict())
-    return padded
+    if padding != "valid":
+        padded = UNet(Architecture(depth=depth, width=width, padding=padding))
+        padded.load_state_dict(model.state_dict())
+        model = padded
+    return prepare(model, torch.device("cpu"))
 
 
 def normal(*shape):
@@ -279,7 +279,9 @@ def project(folder, image, model):
     row = {"sample": "a", "dataset": "d", "split": "test"}
     samples = [{**row, "message": None, **entry, "store": "image.ome.zarr"}]
     write_manifest(folder / "convert.json", {"stage": "convert", "lot": "d-0", "samples": samples})
-    save_file(model.state_dict(), folder / "best.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "best.safetensors"
+    )
     metadata = {"architecture": model.architecture.to_dict(), "intensity": INTENSITY}
     metadata |= {"target": "foreground", "weights": {"best": "best.safetensors"}}
     Path(folder / "model.json").write_text(json.dumps(metadata))

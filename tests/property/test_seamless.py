@@ -12,7 +12,7 @@ import torch
 from gigaseg.blockwise import map_blocks
 from gigaseg.digests import volume_digest
 from gigaseg.geometry import UNetGeometry, Window
-from gigaseg.inference import SYMMETRIES, Predictor, predict_image
+from gigaseg.inference import SYMMETRIES, Predictor, predict_image, prepare
 from gigaseg.intensity import measure
 from gigaseg.lanes import CpuLane
 from gigaseg.runtime import Runtime
@@ -29,7 +29,8 @@ PADDINGS = ("valid", "same")
 def network(depth, padding="valid", *, channels=1, classes=2, width=2, seed=0):
     """A network with random weights and biases: zero biases would hide errors at the edges."""
     torch.manual_seed(seed)
-    model = UNet(Architecture(channels, classes, depth, width, padding)).eval()
+    network = UNet(Architecture(channels, classes, depth, width, padding))
+    model = prepare(network, torch.device("cpu"))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)

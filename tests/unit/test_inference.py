@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gigaseg.geometry import UNetGeometry
-from gigaseg.inference import Predictor, load_model, predict_image
+from gigaseg.inference import Predictor, load_model, predict_image, prepare
 from gigaseg.runtime import Runtime
 from gigaseg.tiling import TileGrid
 from gigaseg.unet import Architecture, UNet
@@ -116,8 +116,18 @@ def test_every_call_gets_the_same_number_of_tiles():
     assert seen == [4, 4, 4]  # nine tiles
 
 
+def test_predictors_of_one_network_leave_it_alone():
+    """Threads compute with it meanwhile: converting it again would pull memory from under them."""
+    network = prepare(UNet(SMALL), torch.device("cpu"))
+    before = [values.data_ptr() for values in network.state_dict().values()]
+    Predictor(network)
+    Predictor(network, Runtime("cpu", "bfloat16"))
+    assert [values.data_ptr() for values in network.state_dict().values()] == before
+
+
 def test_dropout_is_off():
     network = UNet(Architecture(depth=1, width=2, dropout=0.5)).train()
+    network = prepare(network, torch.device("cpu"))
     image = np.ones((1, 9, 9), np.float32)
     predictor = Predictor(network)
     np.testing.assert_array_equal(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gigaseg.geometry import Window, blocks
+from gigaseg.geometry import blocks
 from gigaseg.intensity import Tally, intensity_window, measure
 
 PERCENTILE = {"method": "percentile", "low": 1, "high": 99.8, "per": "volume"}

@@ -335,7 +335,9 @@ def test_proves_that_seams_and_blocks_changed_nothing(whole):
     _, page, _ = whole
     text = section(page, "proof")
     # Four samples of each experiment, each with 3 + 1 seams and 2 of 1.2 million values.
-    assert text.count("seamless 16 (12 of blocks, 4 of tiles) 8 of 4,800,000 by 1 step 2.5e-07") == 2
+    assert (
+        text.count("seamless 16 (12 of blocks, 4 of tiles) 8 of 4,800,000 by 1 step 2.5e-07") == 2
+    )
     for experiment in ("nuclei", "wide"):
         for sample in ("plate_00", "unknown_3"):
             facts = proof(experiment, sample)

@@ -98,13 +98,23 @@ def normalise(image: Values, offset: Values, scale: Values) -> Tensor:
     return (raw.to(torch.float32) - offset) * scale
 
 
+def prepare(network: UNet, device: torch.device) -> UNet:
+    """Put a network into evaluation mode, onto a device, and into the order fastest there.
+
+    It is changed in place, so this is done once, before threads share it.
+    """
+    network = network.eval().to(device)
+    # Channels-last convolutions are faster on both kinds of device.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 class Predictor:
-    """A network and how it runs; many threads may share one.
+    """A network and how it runs; many threads may share one, or several of one network.
 
     Parameters
     ----------
     network : UNet
-        Is put into evaluation mode and moved to the lane's device, here and never later.
+        On the lane's device, as `prepare` returns it. It is not changed.
     runtime : Runtime
         Device, precision, and whether the network is compiled.
     batch : int
@@ -129,9 +139,7 @@ class Predictor:
         self.batch = batch
         self.symmetries = SYMMETRIES[:symmetries]
         self.lane = open_lane(runtime.device) if lane is None else lane
-        # Channels-last convolutions are faster on both kinds of device.
-        self.network = network.eval().to(self.lane.device)
-        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
         self._call: Callable[[Tensor], Tensor] = self.network
         if runtime.compiled:
             self._call = torch.compile(self.network, dynamic=False)

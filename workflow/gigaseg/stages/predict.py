@@ -21,7 +21,7 @@ from ..blockwise import map_blocks
 from ..classes import NAMES
 from ..digests import volume_digest
 from ..geometry import Window
-from ..inference import Predictor, load_model
+from ..inference import Predictor, load_model, prepare
 from ..intensity import intensity_window
 from ..lanes import Lane, open_lane
 from ..ledger import BOOKS, Construction, digest, fingerprint, read_manifest
@@ -185,7 +185,7 @@ def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int
     identity = {"model": trained["fingerprint"], "weights": content}
     runtime = choose_runtime(prediction, "prediction")
     lane = open_lane(runtime.device, threads=threads, index=index)
-    return Model(network, runtime, lane, metadata, identity)
+    return Model(prepare(network, lane.device), runtime, lane, metadata, identity)
 
 
 @dataclass(frozen=True)
