@@ -6,7 +6,7 @@ separates them; membranes are faint in places, and organelles are as dark as the
 Planes of nuclei wider or higher than `LARGEST_FIELD` px are a mosaic of a few fields, each drawn
 once, and turned and flipped at random. They are put together as they are read, so that a plane of
 any size takes the memory of its fields, and hardly more time than these and compressing the file.
-Seams between fields cut nuclei; they lie off the grids that work is cut by.
+No nucleus of a mosaic crosses a seam between fields; seams lie off the grids that work is cut by.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Kind = Literal["nuclei", "membranes"]
 NUCLEI_SPACING = (1.0, 0.325, 0.325)  # µm along z, y, x
 MARGIN = 40  # px around the image in which nuclei are drawn too, so that its edges cut some
 LARGEST_FIELD = 4096  # px; nuclei on larger planes are drawn as a mosaic
-MOSAIC_FIELD = 2000  # px; no multiple of a power of two, as the sizes of tiles and blocks are
+MOSAIC_FIELD = 2000  # px; blocks of work are multiples of a power of two
 MOSAIC_FIELDS = 8  # distinct ones; each has eight symmetries
 
 
@@ -112,6 +112,13 @@ class _Nucleus:
     def at(self, centre: np.ndarray) -> "_Nucleus":
         return _Nucleus(centre, self.axes, self.angle, self.waves, self.brightness)
 
+    def is_within(self, shape: Sequence[int]) -> bool:
+        """Say whether the nucleus and a little around it lie in an image of this shape."""
+        reach = 1.3 * self.axes.max()
+        return bool(
+            (self.centre >= reach).all() and (self.centre <= np.subtract(shape, reach)).all()
+        )
+
     def rasterise(self, shape: Sequence[int]) -> tuple[tuple[slice, slice], np.ndarray]:
         """Return the part of an image around the nucleus, and there the distance from its centre
         in units of the radius."""
@@ -134,7 +141,8 @@ def _draw_nuclei(rng: np.random.Generator, shape: tuple[int, int, int]) -> Phant
 def _draw_mosaic(rng: np.random.Generator, shape: tuple[int, int, int]) -> Phantom:
     side = MOSAIC_FIELD
     images, labels = zip(
-        *(_draw_field(each, (side, side)) for each in rng.spawn(MOSAIC_FIELDS)), strict=True
+        *(_draw_field(each, (side, side), margin=0) for each in rng.spawn(MOSAIC_FIELDS)),
+        strict=True,
     )
     places = [-(-n // side) for n in shape[1:]]
     layout = rng.integers((MOSAIC_FIELDS, 8), size=(*places, 2))
@@ -145,19 +153,24 @@ def _draw_mosaic(rng: np.random.Generator, shape: tuple[int, int, int]) -> Phant
     )
 
 
-def _draw_field(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one plane of nuclei; return image and labels."""
-    canvas = (shape[0] + 2 * MARGIN, shape[1] + 2 * MARGIN)
-    labels, signal = _place_nuclei(rng, canvas)
-    inside = (slice(MARGIN, -MARGIN),) * 2
+def _draw_field(
+    rng: np.random.Generator, shape: tuple[int, int], *, margin: int = MARGIN
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one plane of nuclei, whole ones only without margin; return image and labels."""
+    canvas = (shape[0] + 2 * margin, shape[1] + 2 * margin)
+    labels, signal = _place_nuclei(rng, canvas, cut=margin > 0)
+    inside = tuple(slice(margin, margin + n) for n in shape)
     labels = _keep_visible(np.ascontiguousarray(labels[inside]))
     return _photograph(rng, np.ascontiguousarray(signal[inside])), labels
 
 
 def _place_nuclei(
-    rng: np.random.Generator, shape: tuple[int, int]
+    rng: np.random.Generator, shape: tuple[int, int], *, cut: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Place nuclei, more than half of them against an earlier one; return labels and signal."""
+    """Place nuclei, more than half of them against an earlier one; return labels and signal.
+
+    Unless `cut`, none reaches the edges.
+    """
     nearest = np.full(shape, np.inf, np.float32)  # distance to the nucleus that owns the pixel
     labels = np.zeros(shape, np.int32)
     signal = np.zeros(shape, np.float32)
@@ -168,6 +181,8 @@ def _place_nuclei(
             break
         touching = bool(placed) and rng.random() < 0.6
         nucleus = _propose(rng, placed, shape, touching)
+        if not (cut or nucleus.is_within(shape)):
+            continue
         place, distance = nucleus.rasterise(shape)
         body = distance < 1
         if not body.any():
