@@ -126,13 +126,17 @@ def no_waiting_for_disks():
     values=st.one_of(cells(), blobs()),
     how=hows,
     spacing=st.sampled_from(SPACINGS),
-    sides=st.lists(st.sampled_from([2, 3, 5, 8]), min_size=9, max_size=9),
+    sides=st.lists(st.sampled_from([2, 3, 5, 8]), min_size=6, max_size=6),
+    times=st.tuples(st.just(1), st.integers(1, 2), st.integers(1, 2)),
     workers=st.sampled_from([1, 4]),
 )
-def test_any_cut_gives_the_whole(tmp_path_factory, objects, values, how, spacing, sides, workers):
+def test_any_cut_gives_the_whole(
+    tmp_path_factory, objects, values, how, spacing, sides, times, workers
+):
     folder = tmp_path_factory.mktemp("split")
     deep = objects == "volume"
-    cut = Cut(*((sides[k] if deep else 1, *sides[k + 1 : k + 3]) for k in (0, 3, 6)))
+    flood, part = ((sides[k] if deep else 1, *sides[k + 1 : k + 3]) for k in (0, 3))
+    cut = Cut(flood, tuple(n * m for n, m in zip(part, times, strict=True)), part)
     work = make_work(folder, values, how, objects, cut, spacing)
     expected = on_the_whole(work)
     labels, found = split(work, folder, workers)

@@ -188,7 +188,7 @@ def test_finished_work_is_kept_unless_a_part_is_missing(tmp_path, lot):
 # The blocks of the flood and of the rest; the shards of the labels are 32 x 32.
 CUTS = [
     Cut((1, 64, 64), (1, 64, 64), (1, 64, 64)),
-    Cut((1, 16, 16), (1, 32, 64), (1, 20, 32)),
+    Cut((1, 16, 16), (1, 32, 64), (1, 16, 32)),
     Cut((1, 24, 24), (1, 32, 32), (1, 32, 32)),
 ]
 DEEP_CUTS = [

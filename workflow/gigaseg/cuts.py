@@ -41,7 +41,8 @@ class Cut:
     write : tuple of int
         Of those that are written: whole shards.
     part : tuple of int
-        A block to be written is worked on in parts of this extent, one after the other.
+        Of those in which instances are counted. A block to be written is whole parts, which are
+        worked on one after the other.
     """
 
     flood: tuple[int, int, int]
@@ -57,18 +58,23 @@ class Cut:
         >>> Cut.choose((1, 9000, 9000), "plane", (1, 4096, 4096))
         Cut(flood=(1, 2048, 2048), write=(1, 4096, 4096), part=(1, 2048, 2048))
         >>> Cut.choose((100, 3000, 400), "volume", (1, 1024, 512))
-        Cut(flood=(40, 512, 400), write=(64, 1024, 512), part=(64, 512, 512))
+        Cut(flood=(40, 512, 512), write=(64, 1024, 512), part=(64, 512, 512))
         """
         _, *sides = shards
         if objects == "plane":
             height, width = (max(1, PLANE_SIDE // n) * n for n in sides)
-            plane = (1, PLANE_SIDE, PLANE_SIDE)
-            return cls(plane, (1, height, width), plane)
-        height, width = (min(VOLUME_SIDE, n) for n in shape[1:])
-        deep = _depth(shape[0], (height, width), FLOOD_VOXELS)
+            part = (1, _divisor(height, PLANE_SIDE), _divisor(width, PLANE_SIDE))
+            return cls((1, PLANE_SIDE, PLANE_SIDE), (1, height, width), part)
+        deep = _depth(shape[0], [min(VOLUME_SIDE, n) for n in shape[1:]], FLOOD_VOXELS)
         depth = _depth(shape[0], sides, WRITE_VOXELS)
-        part = (depth, VOLUME_SIDE, VOLUME_SIDE)
-        return cls((deep, height, width), (depth, sides[0], sides[1]), part)
+        height, width = sides
+        part = (depth, _divisor(height, VOLUME_SIDE), _divisor(width, VOLUME_SIDE))
+        return cls((deep, VOLUME_SIDE, VOLUME_SIDE), (depth, height, width), part)
+
+
+def _divisor(extent: int, limit: int) -> int:
+    """Return the largest divisor of an extent that does not exceed a limit."""
+    return next(n for n in range(min(extent, limit), 0, -1) if extent % n == 0)
 
 
 def _depth(planes: int, sides: Sequence[int], voxels: int) -> int:

@@ -61,9 +61,8 @@ def split_volume(
     Tally
         Of the instances, in the order of their ids.
     """
-
     run = _Run(work, ledger, workers, scheduler)
-    how, flood, write = work.how, work.cut.flood, work.cut.write
+    how, flood, write, part = work.how, work.cut.flood, work.cut.write, work.cut.part
     given, surveys = [work.probabilities], {}
     if work.far_sighted:
         known = partial(work.holds, "survey")
@@ -83,9 +82,9 @@ def split_volume(
     if not (how.ridge or how.fill_holes or how.minimum_size > 1):
         names = np.arange(atlas.count + 1, dtype=np.uint64)
         final = _Write(atlas, names, {}, count)
-        run("labels", final, write, sources=[work.image], targets=[labels], tables=count.holds)
+        run("labels", final, write, targets=[labels], tables=final.holds)
         return _gather(work, atlas.count)
-    run(TABLES, count, write, sources=[work.image], tables=count.holds)
+    run(TABLES, count, part, sources=[work.image], tables=partial(work.holds, TABLES))
     total = _gather(work, atlas.count)
     owners = _find_owners(work, total) if how.fill_holes else {}
     order, names = _number(total, how.minimum_size)
@@ -141,18 +140,11 @@ class _Count:
 
     def __call__(self, data: np.ndarray, inner: tuple[slice, ...], window: Window) -> tuple[()]:
         del inner
-        for part in self.atlas.work.parts(window):
-            here = (slice(None), *part.within(window).slices)
-            self.save(data[here], part, self.atlas.refine(part))
+        self.save(data, window, self.atlas.refine(window))
         return ()
 
-    def holds(self, window: Window) -> bool:
-        """Whether the tables of a block are there."""
-        work = self.atlas.work
-        return all(work.holds(TABLES, part) for part in work.parts(window))
-
     def save(self, image: np.ndarray, window: Window, block: Refined) -> None:
-        """Write the tables of a part of a block."""
+        """Write the tables of a block."""
         work, ids, gaps = self.atlas.work, block.ids, block.gaps
         measure = partial(
             tally, image=image, quanta=work.quanta, start=window.start, shape=work.shape
@@ -189,10 +181,9 @@ def _read_tally(tables: Mapping[str, np.ndarray], prefix: str = "") -> Tally:
 def _gather(work: Work, count: int) -> Tally:
     """Add up the tallies of all blocks."""
     total = Tally.empty(count, len(work.quanta))
-    for window in blocks(work.shape, work.cut.write):
-        for part in work.parts(window):
-            tables = work.load(TABLES, part)
-            total.add(tables["ids"].astype(np.int64) - 1, _read_tally(tables))
+    for window in blocks(work.shape, work.cut.part):
+        tables = work.load(TABLES, window)
+        total.add(tables["ids"].astype(np.int64) - 1, _read_tally(tables))
     return total
 
 
@@ -201,13 +192,11 @@ def _find_owners(work: Work, total: Tally) -> dict[Corner, np.ndarray]:
 
     Returns
     -------
-    dict of start to ndarray of uint64
-        For each part of a block: the instance that each gap is a hole of, 0 for none, by local
-        label from 0.
+    dict of block start to ndarray of uint64
+        The instance that each gap of a block is a hole of, 0 for none, by local label from 0.
     """
     owners: dict[Corner, np.ndarray] = {}
-    for written in work.problems(work.cut.write):
-        windows = [part for window in written for part in work.parts(window)]
+    for windows in work.problems(work.cut.part):
         seen: list[dict[str, np.ndarray]] = []
 
         def read(window: Window, seen: list[dict[str, np.ndarray]] = seen) -> Components:
@@ -247,24 +236,28 @@ def _number(total: Tally, minimum_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Write:
-    """Last pass: the final labels of a block."""
+    """Last pass: the final labels of a block; given `count`, the second pass on the way."""
 
     atlas: Atlas
     names: np.ndarray
     owners: Mapping[Corner, np.ndarray]
     count: _Count | None = None
 
-    def __call__(self, *args: Any) -> np.ndarray:
-        """Label a block, and count in the same pass if given the image."""
-        *image, _, window = args
-        labels = np.empty(window.shape, label_dtype(self.atlas.work.shape))
-        for part in self.atlas.work.parts(window):
-            here = part.within(window).slices
+    def __call__(self, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+        del inner
+        work = self.atlas.work
+        labels = np.empty(window.shape, label_dtype(work.shape))
+        for part in work.parts(window):
             block = self.atlas.refine(part)
             if self.count is not None:
-                self.count.save(image[0][(slice(None), *here)], part, block)
-            labels[here] = self._label(part, block)
+                self.count.save(np.asarray(work.image[(slice(None), *part.slices)]), part, block)
+            labels[part.within(window).slices] = self._label(part, block)
         return labels
+
+    def holds(self, window: Window) -> bool:
+        """Whether the tables of a block are there, which are made along with its labels."""
+        work = self.atlas.work
+        return all(work.holds(TABLES, part) for part in work.parts(window))
 
     def _label(self, part: Window, block: Refined) -> np.ndarray:
         dtype = label_dtype(self.atlas.work.shape)
