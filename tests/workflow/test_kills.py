@@ -259,5 +259,6 @@ def test_a_whole_run_killed_again_and_again_ends_the_same(run, expected, tmp_pat
     done = run.snakemake()
     assert done.returncode == 0, done.stdout
     found = content(run)
-    assert [name for name in expected if found.get(name) != expected[name]] == []
+    changed = {name for name in expected if found.get(name) != expected[name]}
+    assert changed <= {"report/report.html"}  # it tells how long everything took
     assert found.keys() == expected.keys()

@@ -5,7 +5,9 @@ much memory a worker has and where it spills (``local-directory``, best below ``
 """
 
 import hashlib
+import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +54,7 @@ def run_on_cluster(
         If no scheduler answers, or a worker runs other code than this process.
     """
     from distributed import Client, as_completed  # takes a second, and few runs need it
+    from distributed.protocol.pickle import dumps
 
     try:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
@@ -62,8 +65,9 @@ def run_on_cluster(
         ) from problem
     with client:
         _check_code(client, scheduler)
-        # A result of a task, and so sent to each worker once and made again if it is lost.
-        shared = client.submit(_return, function, pure=False)
+        # A result of a task, and so sent to each worker once and made again if it is lost. Bytes,
+        # lest the scheduler opens the files that the function reads.
+        shared = client.submit(_return, dumps(function), pure=False)
         futures = {client.submit(_call, shared, *call, pure=False): call for call in calls}
         try:
             for future in as_completed(list(futures), loop=client.loop):
@@ -72,12 +76,17 @@ def run_on_cluster(
             client.cancel(list(futures))
 
 
-def _return(value: Any) -> Any:
-    return value
+def _return(function: bytes) -> bytes:
+    return function
 
 
-def _call(function: Callable[..., Any], *arguments: Any) -> Any:
-    return function(*arguments)
+def _call(function: bytes, *arguments: Any) -> Any:
+    return _unpickle(function)(*arguments)
+
+
+@lru_cache(maxsize=1)
+def _unpickle(function: bytes) -> Callable[..., Any]:
+    return pickle.loads(function)
 
 
 def _check_code(client: Any, scheduler: str) -> None:

@@ -182,7 +182,16 @@ def _is_dead(owner: dict) -> bool:
         return True
     except PermissionError:
         return False
-    return False
+    return _is_zombie(owner["pid"])
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process is dead and only nobody asked how it ended, as in some containers."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False  # no Linux, or gone this very moment
+    return status.rpartition(")")[2].split()[0] == "Z"
 
 
 def _describe(owner: dict) -> str:
