@@ -111,7 +111,9 @@ class Truth:
         return count
 
 
-def open_truth(row: Mapping[str, Any], image: Source, files: ExitStack) -> Truth | None:
+def open_truth(
+    row: Mapping[str, Any], image: Source, files: ExitStack, workers: int = 1
+) -> Truth | None:
     """Open a sample's label file, if it has one.
 
     Parameters
@@ -122,6 +124,8 @@ def open_truth(row: Mapping[str, Any], image: Source, files: ExitStack) -> Truth
         The image it belongs to.
     files : ExitStack
         Closes the file.
+    workers : int
+        Threads that decode it.
 
     Raises
     ------
@@ -130,7 +134,7 @@ def open_truth(row: Mapping[str, Any], image: Source, files: ExitStack) -> Truth
     """
     if row["label"] is None:
         return None
-    source = files.enter_context(open_source(Path(row["label"]), indexed=True))
+    source = files.enter_context(open_source(Path(row["label"]), indexed=True, workers=workers))
     if source.shape[1:] != image.shape[1:]:
         raise ValueError(
             f"image and labels differ in shape (z, y, x): {image.path} is {image.shape[1:]}, "
@@ -174,13 +178,22 @@ class _Job:
         extent = shard_extent(self.shape, self.how.storage)
         return self.source.block((1, extent, extent), VOXEL)
 
+    @property
+    def at_once(self) -> int:
+        return self.source.at_once(self.block, self.how.workers, VOXEL)
+
     def create(self, dtype: Any, *, scratch: bool = False) -> Pyramid:
         """Create the labels, or an array without coarser levels beside them."""
         folder = self.scratch if scratch else self.folder
         storage = self.how.storage
         if scratch:
             storage = {**storage, "smallest_level": max(self.shape)}
-        return create_pyramid(folder, "", self.shape, dtype, mode="nearest", storage=storage)
+        return create_pyramid(
+            *(folder, "", self.shape, dtype),
+            mode="nearest",
+            storage=storage,
+            workers=-(-self.how.workers // self.at_once),
+        )
 
     def fill(self, target: Any, function: Any, source: Any, ledger: str) -> None:
         """Write a function of a source block by block, from where an earlier process ended."""
@@ -191,7 +204,7 @@ class _Job:
             block=self.block,
             located=True,
             ledger=self.construction.ledger(ledger),
-            workers=self.source.at_once(self.block, self.how.workers, VOXEL),
+            workers=self.at_once,
             scheduler=self.how.scheduler,
         )
 
@@ -281,7 +294,7 @@ def _survey(job: _Job) -> list[np.ndarray]:
 
     found: list[list[np.ndarray]] = [[] for _ in range(source.shape[1])]
     windows = list(blocks(job.shape, job.block))
-    with ThreadPoolExecutor(source.at_once(job.block, job.how.workers, VOXEL)) as pool:
+    with ThreadPoolExecutor(job.at_once) as pool:
         for window, planes in zip(windows, pool.map(look, windows), strict=True):
             for z, ids in enumerate(planes, window.start[0]):
                 found[z].append(ids)

@@ -71,7 +71,7 @@ def _convert(row: Mapping[str, Any], construction: Construction, how: How) -> No
         if row["channels"] != "all":
             image = image.select(row["channels"])
         _check_image(image)
-        truth = open_truth(row, image, files)
+        truth = open_truth(row, image, files, how.workers)
         spacing = tuple(row["spacing"] or image.spacing or (1.0, 1.0, 1.0))
         levels, statistics = _write_image(image, construction, how)
         instances = None if truth is None else truth.write(construction, spacing, how)
@@ -112,8 +112,9 @@ def _write_image(image: Source, construction: Construction, how: How) -> tuple[i
         return data
 
     def take(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
+        data = check(data, inner, window)
         tally.add(data, window)
-        return check(data, inner, window)
+        return data
 
     map_blocks(
         check if how.scheduler else take,  # of a tally elsewhere nothing would come back
