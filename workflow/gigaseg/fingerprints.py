@@ -6,9 +6,12 @@ import json
 import numbers
 import os
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+_version = cache(version)  # reads the metadata of a package from disk
 
 SMALL_FILE = 1_000_000  # bytes; Snakemake, too, compares files up to 1 MB by content
 
@@ -82,7 +85,7 @@ def fingerprint(
     dict with the keys code, settings, inputs, libraries
         Its `digest` is what manifests and stores carry.
     """
-    versions = {name: version(name) for name in libraries}
+    versions = {name: _version(name) for name in libraries}
     whole = {"code": code, "settings": settings, "inputs": inputs, "libraries": versions}
     return json.loads(canonical_json(whole))
 
