@@ -11,7 +11,17 @@ import tifffile
 import zarr
 from gigaseg import plan
 from gigaseg.ledger import read_manifest
-from gigaseg.stages import convert, evaluate, predict, report, split, train, verdict, weigh
+from gigaseg.stages import (
+    audit_seams,
+    convert,
+    evaluate,
+    predict,
+    report,
+    split,
+    train,
+    verdict,
+    weigh,
+)
 from gigaseg.volumes import open_volume
 
 CONFIG = {
@@ -68,7 +78,7 @@ class Lab:
     def run(self, *stages):
         """Run stages in order; all up to the table of scores by default."""
         jobs = self.plan
-        for stage in stages or ("convert", "weigh", "train", "predict", "split", "evaluate"):
+        for stage in stages or RUN:
             for path in jobs.manifests(stage):
                 RUN[stage](jobs, Path(path))
         scores = self.folder / "results/evaluate/scores.json"
@@ -96,7 +106,8 @@ def lot_job(stage, upstream):
         before = {name: jobs.path(name, path.stem, ("one", 0)) for name in upstream}
         settings = json.loads(jobs.job(stage.__name__.rpartition(".")[2], path.stem, model))
         inputs = {name: Path(found) for name, found in before.items()}
-        stage.run(manifest=path, settings=settings, code="", threads=1, **inputs)
+        threads = {} if stage is audit_seams else {"threads": 1}
+        stage.run(manifest=path, settings=settings, code="", **threads, **inputs)
 
     return job
 
@@ -114,6 +125,7 @@ RUN = {
     "predict": lot_job(predict, ("convert", "train")),
     "split": lot_job(split, ("convert", "predict")),
     "evaluate": lot_job(evaluate, ("convert", "predict", "split")),
+    "audit_seams": lot_job(audit_seams, ("convert", "predict", "train")),
 }
 
 
