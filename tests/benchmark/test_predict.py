@@ -14,7 +14,7 @@ from gigaseg.inference import Predictor, predict_image, prepare
 from gigaseg.intensity import measure
 from gigaseg.lanes import open_lane
 from gigaseg.ledger import write_manifest
-from gigaseg.runtime import Runtime, has_native_bfloat16
+from gigaseg.runtime import Runtime, has_native_bfloat16, keep_freed_memory
 from gigaseg.stages import predict
 from gigaseg.tiling import TileGrid, choose_tile
 from gigaseg.unet import Architecture, UNet
@@ -98,6 +98,7 @@ def model_of(model, device, precision):
 
 @pytest.fixture
 def one_thread():
+    keep_freed_memory()  # as the stage does; the peers gain by it as well
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

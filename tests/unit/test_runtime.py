@@ -1,4 +1,7 @@
 import logging
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -38,3 +41,33 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch, section):
     assert choose_runtime(settings(precision="float32"), section).device == "cpu"
     with pytest.raises(ValueError, match=f"{section}.device is cuda, but PyTorch sees no CUDA"):
         choose_runtime(settings(device="cuda"), section)
+
+
+# In a thread, as networks run in threads. The first use of memory costs a fault per page.
+FAULTS = """
+import resource, sys, threading
+from gigaseg.runtime import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+
+def use():
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(100_000_000)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+faults = []
+thread = threading.Thread(target=use)
+thread.start()
+thread.join()
+print(faults[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_large_pieces_of_memory_are_used_again():
+    fresh, kept = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how])) for how in ("no", "keep")
+    )
+    assert kept <= fresh / 10

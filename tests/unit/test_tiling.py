@@ -23,7 +23,7 @@ def choose(shape, block=(1024, 1024), geometry=PAPER, width=16, memory_gb=2.0, d
 @pytest.mark.parametrize(
     ("shape", "tile"),
     [
-        ((4096, 4096), 700),  # step 512 divides blocks of 1024 px; step 1024 is too large
+        ((4096, 4096), 1212),  # as large as blocks of 1024 px
         ((256, 256), 444),  # one tile, exactly as large as the image
         ((250, 100), 444),  # one tile, rounded up to the lattice
         ((2, 2), 204),  # the smallest tile there is
@@ -60,8 +60,9 @@ def test_the_largest_tile_may_be_exceeded_where_the_network_needs_it():
 
 def test_a_gpu_takes_tiles_as_large_as_the_memory_allows():
     large = (16384, 16384)
-    assert choose(large, (4096, 4096), memory_gb=8.0) == 700
-    assert choose(large, (4096, 4096), memory_gb=8.0, device="cuda") == 1212
+    assert choose(large, (4096, 4096), memory_gb=16.0) == 1212
+    assert choose(large, (4096, 4096), memory_gb=16.0, device="cuda") == 2236
+    assert choose(large, (4096, 4096), memory_gb=2.0, device="cuda") == 1212
     assert choose((1800, 1800), (4096, 4096), memory_gb=8.0, device="cuda") == 1996  # one tile
     assert choose((1800, 1800), (4096, 4096), memory_gb=1.0, device="cuda") <= 1250
 

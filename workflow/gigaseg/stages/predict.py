@@ -26,7 +26,14 @@ from ..intensity import intensity_window
 from ..lanes import Lane, open_lane
 from ..ledger import BOOKS, Construction, digest, fingerprint, read_manifest
 from ..pyramids import Pyramid, create_pyramid
-from ..runtime import Precision, Runtime, choose_runtime, hardware_name, has_native_bfloat16
+from ..runtime import (
+    Precision,
+    Runtime,
+    choose_runtime,
+    hardware_name,
+    has_native_bfloat16,
+    keep_freed_memory,
+)
 from ..tiling import TileGrid, check_tile, choose_tile, tile_memory_gb
 from ..unet import Architecture, UNet
 from ..volumes import Volume, commit_image, open_volume, shard_extent
@@ -184,6 +191,8 @@ def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int
         content = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"model": trained["fingerprint"], "weights": content}
     runtime = choose_runtime(prediction, "prediction")
+    if runtime.device == "cpu":
+        keep_freed_memory()
     lane = open_lane(runtime.device, threads=threads, index=index)
     return Model(prepare(network, lane.device), runtime, lane, metadata, identity)
 
