@@ -1,11 +1,13 @@
 """Stores: layout, metadata, levels, and the rule that the root file comes last."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 import zarr
-from gigaseg import volumes
+from gigaseg import disk, volumes
 from gigaseg.geometry import blocks
 from gigaseg.pyramids import create_pyramid, write_pyramid
 from gigaseg.shards import join_shards, write_shards
@@ -95,6 +97,35 @@ def test_store_is_no_group_until_committed(tmp_path, rng):
         volumes.open_volume(store)
     write_image(store, rng.integers(0, 9, (1, 1, 9, 9)).astype("u1"))
     assert volumes.open_volume(store).shape == (1, 9, 9)
+
+
+def test_the_disk_holds_all_before_the_root_file_says_so(tmp_path, rng, monkeypatch):
+    held, store = set(), tmp_path / "a.zarr"
+    monkeypatch.setattr(disk.os, "fsync", lambda file: held.add(os.fstat(file).st_ino))
+    replace = os.replace
+
+    def notice(source, target):
+        if target == store / "zarr.json":
+            rest = {p for p in (store, *store.rglob("*")) if p.stat().st_ino not in held}
+            assert rest == set()
+            held.add("committed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", notice)
+    write_image(store, rng.integers(0, 9, (1, 2, 60, 70), "u1"))
+    assert "committed" in held
+
+
+def test_a_disk_that_fails_late_leaves_the_store_unfinished(tmp_path, rng, monkeypatch):
+    """Network disks may take what is written, and find out later that there is no room."""
+
+    def fail(file):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(disk.os, "fsync", fail)
+    with pytest.raises(disk.DiskError, match="No space left on device"):
+        write_image(tmp_path / "a.zarr", rng.integers(0, 9, (1, 2, 60, 70), "u1"))
+    assert not (tmp_path / "a.zarr" / "zarr.json").exists()
 
 
 def test_missing_store_names_the_command(tmp_path):

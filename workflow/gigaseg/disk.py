@@ -75,6 +75,29 @@ def reading(path: Path) -> Iterator[None]:
         ) from problem
 
 
+def settle(folder: Path) -> None:
+    """Wait until the disk holds every file below a folder, so that a power cut loses none of them.
+
+    Network disks may tell only now that there was no room for what was written.
+
+    Raises
+    ------
+    DiskError
+        If the disk could not take a file.
+
+    Examples
+    --------
+    >>> settle(getfixture("tmp_path"))
+    """
+    for path in (*folder.rglob("*"), folder):
+        with writing(path):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+
+
 def blame(path: Path, problem: BaseException | None) -> DiskError | None:
     """Explain an error that can only come from writing, wherever it was; None for all others.
 

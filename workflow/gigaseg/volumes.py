@@ -24,7 +24,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from . import ome
-from .disk import writing
+from .disk import settle, writing
 from .ledger import clear_block, write_atomically
 from .shards import ZSTD_LEVEL
 
@@ -403,5 +403,6 @@ def _contrast(array: zarr.Array, channels: int, statistics: Any) -> list[tuple[f
 
 
 def _write_group(path: Path, attributes: Mapping[str, Any]) -> None:
+    settle(path)  # the group's file says that all others are there
     content = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
     write_atomically(path / "zarr.json", json.dumps(content, indent=1, allow_nan=False))
