@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gigaseg.phantoms import draw
+from gigaseg.runtime import keep_freed_memory
 
 ROWS = pytest.StashKey[list]()
 FILE = Path(".benchmarks", "ratios.json")
@@ -124,6 +125,11 @@ def nuclei():
 def membranes():
     """Return a function that gives the map of cells, False on membranes, of a side in px."""
     return lambda side: drawn("membranes", side)[1] > 0
+
+
+def pytest_configure(config):
+    if config.getoption("benchmark_enable"):
+        keep_freed_memory()  # as the stages with a network do; peers gain by it as well
 
 
 def pytest_terminal_summary(terminalreporter, config):

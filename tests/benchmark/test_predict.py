@@ -14,7 +14,7 @@ from gigaseg.inference import Predictor, predict_image, prepare
 from gigaseg.intensity import measure
 from gigaseg.lanes import open_lane
 from gigaseg.ledger import write_manifest
-from gigaseg.runtime import Runtime, has_native_bfloat16, keep_freed_memory
+from gigaseg.runtime import Runtime, has_native_bfloat16
 from gigaseg.stages import predict
 from gigaseg.tiling import TileGrid, choose_tile
 from gigaseg.unet import Architecture, UNet
@@ -98,7 +98,6 @@ def model_of(model, device, precision):
 
 @pytest.fixture
 def one_thread():
-    keep_freed_memory()  # as the stage does; the peers gain by it as well
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -256,7 +255,7 @@ def test_seams(bench):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_memory(bench, nuclei, tmp_path, threads):
     """The peak of a whole job; sixteen times the pixels must not raise it."""
-    small, factor = bench.side(2048, 40), 4
+    small, factor = bench.side(4096, 40), 4
     model = network(4, 16) if bench.measured else network(2, 2)
     peaks = {}
     for side in (small, factor * small):

@@ -119,7 +119,7 @@ def test_the_disk_holds_all_before_the_root_file_says_so(tmp_path, rng, monkeypa
 def test_a_disk_that_fails_late_leaves_the_store_unfinished(tmp_path, rng, monkeypatch):
     """Network disks may take what is written, and find out later that there is no room."""
 
-    def fail(file):
+    def fail(_):
         raise OSError(errno.ENOSPC, "")
 
     monkeypatch.setattr(disk.os, "fsync", fail)

@@ -107,7 +107,8 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # no such function; Windows: no such library
         return False
-    return all([mallopt(name, value) for name, value in _KEEP_ALL])
+    taken = [mallopt(name, value) for name, value in _KEEP_ALL]
+    return all(taken)
 
 
 def hardware_name(device: torch.device) -> str:

@@ -183,6 +183,9 @@ def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int
     index : int
         Which GPU to take, if there are several.
     """
+    runtime = choose_runtime(prediction, "prediction")
+    if runtime.device == "cpu":
+        keep_freed_memory()  # before PyTorch starts threads
     trained = read_manifest(train)
     description = train.parent / trained["model"]
     network, metadata = load_model(description, prediction["checkpoint"])
@@ -190,9 +193,6 @@ def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int
     with weights.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"model": trained["fingerprint"], "weights": content}
-    runtime = choose_runtime(prediction, "prediction")
-    if runtime.device == "cpu":
-        keep_freed_memory()
     lane = open_lane(runtime.device, threads=threads, index=index)
     return Model(prepare(network, lane.device), runtime, lane, metadata, identity)
 
