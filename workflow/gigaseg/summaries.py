@@ -25,6 +25,7 @@ LOT_STAGES = {
     "audit_seams": True,
     "split": True,
     "evaluate": True,
+    "view": True,
 }
 FOLDERS = {"audit_seams": "audit"}  # where they are not called like the stage
 SCORE_COLUMNS = (

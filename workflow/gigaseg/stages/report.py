@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from .. import comparison as compare
+from ..addresses import Addresses
 from ..fingerprints import digest
 from ..glossary import describe
 from ..ledger import write_atomically, write_manifest
 from ..page import build_context, describe_key, kinds_of_labels, render
 from ..summaries import Record, Results, read_results
-from ..views import Pictures, draw_sample, open_sample
+from ..views import Pictures, View, draw_sample, open_sample
 from . import stamp
 
 #: What each picture is called, in the order in which they are shown; the first there is is large.
@@ -69,6 +70,10 @@ def run(
     chosen = choose_samples(
         found, settings.get("samples_per_experiment", 3), kinds_of_labels(settings)
     )
+    addresses = Addresses(found.at("view"), manifest.parent)
+    for row in context["sample_rows"]:
+        sample = (row[key] for key in ("experiment", "fold", "dataset", "sample"))
+        row["viewer"] = addresses.find(*sample)
     context["galleries"] = draw_galleries(found, list(chosen), threads)
     write_atomically(manifest.with_suffix(".html"), render(context))
     summary = summarise(found, context, digest([code, settings]))
@@ -116,9 +121,10 @@ def draw_galleries(results: Results, groups: list[Group], threads: int) -> list[
     stores: Stores = {
         (r.stage, r.experiment, r.fold, r.dataset, r.sample): r.store for r in results.records
     }
+    addresses = Addresses(results.at("view"), results.root / "report")
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         shown = [
-            (name, pool.map(lambda choice: _show(choice, stores), choices))
+            (name, pool.map(lambda choice: _show(choice, stores, addresses), choices))
             for name, choices in groups
         ]
         return [
@@ -179,10 +185,10 @@ def _name_ranks(ranks: list[int], count: int) -> tuple[str, ...]:
     return tuple(f"rank {rank + 1} of {count}" for rank in ranks)
 
 
-def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
+def _show(choice: Choice, stores: Stores, addresses: Addresses) -> dict[str, Any]:
     """Draw one sample; a store that is gone is said in place of its pictures."""
     record = choice.record
-    base = {"sample": record.sample, "rank": choice.rank, "problem": ""}
+    base = {"sample": record.sample, "rank": choice.rank, "problem": "", "viewer": ""}
     image = stores.get(("convert", "", "", record.dataset, record.sample))
     predicted = stores.get(
         ("predict", record.experiment, record.fold, record.dataset, record.sample)
@@ -200,7 +206,16 @@ def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
         "facts": _facts(record),
         "faults": list((pictures.faults or {}).items()),
         "caption": _caption(pictures, record),
+        "viewer": addresses.find(
+            *(record.experiment, record.fold, record.dataset, record.sample),
+            place=_place(pictures.view),
+        ),
     }
+
+
+def _place(view: View) -> dict[str, int]:
+    """Say to the viewer where the pictures were taken."""
+    return {"z": view.plane, "x": view.left, "y": view.top, "w": view.width, "h": view.height}
 
 
 def _arrange(pictures: Pictures, sample: str) -> dict[str, Any]:
