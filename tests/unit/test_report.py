@@ -140,7 +140,7 @@ def proof(experiment, sample):
 
 def write_lots(root, experiment, entries, dataset="plates"):
     """Write the manifests of one lot for the stages up to evaluate."""
-    for stage in ("convert", "weigh", "predict", "audit_seams", "split", "evaluate"):
+    for stage in ("convert", "weigh", "predict", "audit_seams", "split", "evaluate", "view"):
         folder = root / FOLDERS.get(stage, stage)
         if stage not in ("convert", "weigh"):
             folder = folder / experiment / "fold-0"
@@ -443,7 +443,7 @@ def test_empty_folder_gives_a_page_that_says_so(tmp_path):
     assert "No experiment has results yet." in page.text
     assert "The stage train has no results yet." in page.text
     assert manifest["experiments"] == {}
-    assert len(manifest["notes"]) == 8
+    assert len(manifest["notes"]) == 9
 
 
 def test_partial_folder_shows_what_there_is(tmp_path):
