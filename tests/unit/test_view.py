@@ -186,7 +186,7 @@ def test_every_given_string_of_a_page_is_escaped():
     assert page.count("<script") == 4  # two of data, two of program
     assert page.count("</script>") == 4
     assert "<script>alert" not in page
-    assert page.count("alert(1)") == 9
+    assert page.count("alert(1)") == 10
 
 
 def test_pages_ask_for_nothing_from_outside(lot):
