@@ -142,14 +142,16 @@ function remember() {
 
 // ------------------------------------------------------------------------- scale, pointer, buttons
 
-const zoomOf = () => viewer.viewport.getContainerSize().x / (viewer.viewport.getBounds().width * width);
+// px of the screen per px of the image
+const zoomOf = () => viewer.viewport.getContainerSize().x / (viewer.viewport.getBounds(true).width * width);
 const round = (n) => Number(n.toPrecision(3)).toLocaleString("en");
 
+let smoothed = true;
 // A spacing of exactly 1 µm along all axes is that of files which do not say.
 const known = !shown.spacing.every((n) => n === 1);
 
 function measure() {
-  const zoom = zoomOf(); // px of the screen per px of the image
+  const zoom = zoomOf();
   const unit = known ? shown.spacing[2] : 1;
   const most = (120 / zoom) * unit;
   const power = 10 ** Math.floor(Math.log10(most));
@@ -158,7 +160,8 @@ function measure() {
   bar.style.width = `${(length / unit) * zoom}px`;
   bar.textContent = known ? (length < 1 ? `${round(length * 1000)} nm` : `${round(length)} µm`) : `${round(length)} px`;
   // Enlarged pixels stay squares.
-  viewer.drawer.setImageSmoothingEnabled(zoom * factor < 2);
+  const smooth = zoom * factor < 2;
+  if (smooth !== smoothed) viewer.drawer.setImageSmoothingEnabled((smoothed = smooth));
 }
 
 element("picture").addEventListener("pointermove", (event) => {
@@ -183,12 +186,14 @@ for (const button of document.querySelectorAll("[data-zoom]")) {
   });
 }
 
+const keys = { "+": actions.in, "-": actions.out, 0: actions.all }; // the picture knows them itself
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.target.type === "range") return;
   const box = document.querySelectorAll("#layers input[type=checkbox]")[Number(event.key) - 1];
   if (box) box.click();
   else if (event.key === "PageUp") turn(current + 1);
   else if (event.key === "PageDown") turn(current - 1);
+  else if (event.key in keys && !event.target.closest("#picture")) keys[event.key]();
   else return;
   event.preventDefault();
 });
