@@ -70,12 +70,13 @@ def put_together(layer, plane, level, side=32):
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("plane", [0, 1])
-def test_outlines_of_panes_are_those_of_the_plane(sample, plane, level):
+@pytest.mark.parametrize("side", [16, 32])  # with 16, windows reach one line into the next shard
+def test_outlines_of_panes_are_those_of_the_plane(sample, plane, level, side):
     *_, truth, instances = sample
     for layer, both, colour in ((truth, True, TRUE), (instances, False, PREDICTED)):
         marked = outlines(layer.volume.levels[level][plane], both)
         assert marked.any()
-        drawn = put_together(layer, plane, level)
+        drawn = put_together(layer, plane, level, side)
         np.testing.assert_array_equal(drawn[..., 3], 255 * marked)
         assert (drawn[marked][:, :3] == colour).all()
 

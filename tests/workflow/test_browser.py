@@ -141,10 +141,9 @@ class Tab:
         assert [u for u in self.requests if not u.startswith(("file:", "data:", "about:"))] == []
 
     def press(self, key):
-        for kind in ("keyDown", "keyUp"):
-            self.ask(
-                "Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" else ""
-            )
+        text = {"text": key} if len(key) == 1 else {}
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key)
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,9 @@ class Layer:
         """Draw a window (y, x) of a plane of a level, as a file; None if it would be empty."""
         array = self.volume.levels[level]
         wide = window.expand((self.halo, self.halo)).clip(array.shape[-2:])
-        data = np.asarray(array[(..., plane, *wide.slices)])
-        drawn = self.draw(data if data.ndim == 3 else data[None])[window.within(wide).slices]
+        # A slice for the plane: zarrs takes windows of one line for other axes than they are.
+        data = np.asarray(array[(..., slice(plane, plane + 1), *wide.slices)])
+        drawn = self.draw(data.reshape(-1, *wide.shape))[window.within(wide).slices]
         file = io.BytesIO()
         if self.colour is None:
             Image.fromarray(np.ascontiguousarray(drawn)).save(file, "JPEG", quality=self.quality)
