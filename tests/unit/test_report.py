@@ -402,7 +402,7 @@ def test_samples_of_one_tile_have_no_seam_to_check(tmp_path):
 def test_names_failures_with_stage_and_message(whole):
     _, page, manifest = whole
     assert "plate_99.tif is truncated: 100 of 200 bytes" in page.text
-    assert "Left out of 9 later steps." in page.text
+    assert "Left out of 11 later steps." in page.text
     assert manifest["failures"] == 1
 
 

@@ -72,7 +72,8 @@ class Layer:
         array = self.volume.levels[level]
         wide = window.expand((self.halo, self.halo)).clip(array.shape[-2:])
         # A slice for the plane: zarrs takes windows of one line for other axes than they are.
-        data = np.asarray(array[(..., slice(plane, plane + 1), *wide.slices)])
+        place: Any = (..., slice(plane, plane + 1), *wide.slices)
+        data = np.asarray(array[place])
         drawn = self.draw(data.reshape(-1, *wide.shape))[window.within(wide).slices]
         file = io.BytesIO()
         if self.colour is None:
