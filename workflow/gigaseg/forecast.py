@@ -28,7 +28,7 @@ STAGES = (
 #: Bytes on disk per byte in memory: measured on nuclei and membranes, rounded up.
 TYPICAL = {"image": 0.7, "probabilities": 0.8, "labels": 0.05, "target": 0.08, "separation": 0.25}
 #: Bytes on disk per pixel of the viewer's panes.
-PICTURE = {"image": 0.25, "probability": 0.1, "outlines": 0.06}
+PICTURE = {"image": 0.4, "probability": 0.2, "outlines": 0.06}
 #: Nothing that a microscope records, or a network makes of it, compresses better than this.
 BEST = {"image": 0.01, "probabilities": 0.01, "labels": 0.001, "target": 0.001, "separation": 0.0}
 
