@@ -173,3 +173,22 @@ def test_an_image_without_statistics_is_refused(tmp_path):
 def test_a_constant_image_is_black():
     flat = np.full((1, 2, 2), 7, np.uint16)
     assert draw_image(flat, np.full(1, 7, np.float32), np.ones(1, np.float32)).max() == 0
+
+
+def test_no_more_is_read_than_a_pane_and_its_halo(sample):
+    largest = []
+
+    class Watched:
+        def __init__(self, array):
+            self.array, self.shape = array, array.shape
+
+        def __getitem__(self, key):
+            data = self.array[key]
+            largest.append(data.size)
+            return data
+
+    for layer in sample:
+        object.__setattr__(layer.volume, "levels", tuple(map(Watched, layer.volume.levels)))
+        for level in (0, 1, 2):
+            put_together(layer, 1, level, 16)
+    assert max(largest) == 18 * 18
