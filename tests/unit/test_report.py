@@ -17,7 +17,7 @@ from gigaseg.ledger import canonical_json, read_manifest, write_manifest
 from gigaseg.pyramids import write_pyramid
 from gigaseg.scores import BEST, FAMILIES
 from gigaseg.stages import report
-from gigaseg.summaries import FOLDERS
+from gigaseg.summaries import FOLDERS, read_results
 from gigaseg.volumes import commit_image, commit_labels, create_array
 
 STORAGE = {"chunk": 64, "shard": 128, "smallest_level": 64}
@@ -620,3 +620,12 @@ def test_scores_of_folds_are_averaged():
     cell = cells["one", "pooled"]
     assert cell.folds == 3
     assert cell.value == pytest.approx(table["value"].mean())
+
+
+def test_a_stage_that_is_no_part_of_the_run_is_not_missing(tmp_path):
+    root = write_results(tmp_path, samples=1, unscored=0)
+    shutil.rmtree(root / "view")
+    shown = [path.relative_to(root).as_posix() for path in root.glob("*/**/*.json")]
+    assert read_results(root, shown).notes == []
+    shown.append("view/nuclei/fold-0/plates-0000.json")
+    assert read_results(root, shown).notes == ["The stage view has no results yet."]
