@@ -60,3 +60,23 @@ class Addresses:
             return ""
         hash_ = "&".join(f"{key}={value}" for key, value in (place or {}).items())
         return quote(Path(relpath(page, self._folder)).as_posix()) + (f"#{hash_}" if hash_ else "")
+
+
+def link_samples(context: Mapping[str, Any], addresses: Addresses) -> None:
+    """Give each sample that the report shows the address of its ``viewer``; empty without one.
+
+    Parameters
+    ----------
+    context : mapping
+        ``sample_rows`` of the table, and ``galleries`` with ``samples``, which say their ``fold``
+        and, as ``place``, what of them is shown.
+    addresses : Addresses
+        As links from the report.
+    """
+    for row in context["sample_rows"]:
+        keys = ("experiment", "fold", "dataset", "sample")
+        row["viewer"] = addresses.find(*(row[key] for key in keys))
+    for gallery in context["galleries"]:
+        for shown in gallery["samples"]:
+            sample = gallery["experiment"], shown["fold"], gallery["dataset"], shown["sample"]
+            shown["viewer"] = addresses.find(*sample, place=shown.get("place"))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import comparison as compare
-from ..addresses import Addresses
+from ..addresses import Addresses, link_samples
 from ..fingerprints import digest
 from ..glossary import describe
 from ..ledger import write_atomically, write_manifest
@@ -70,11 +70,8 @@ def run(
     chosen = choose_samples(
         found, settings.get("samples_per_experiment", 3), kinds_of_labels(settings)
     )
-    addresses = Addresses(found.at("view"), manifest.parent)
-    for row in context["sample_rows"]:
-        sample = (row[key] for key in ("experiment", "fold", "dataset", "sample"))
-        row["viewer"] = addresses.find(*sample)
     context["galleries"] = draw_galleries(found, list(chosen), threads)
+    link_samples(context, Addresses(found.at("view"), manifest.parent))
     write_atomically(manifest.with_suffix(".html"), render(context))
     summary = summarise(found, context, digest([code, settings]))
     write_manifest(manifest, summary | stamp(settings, code))
@@ -121,10 +118,9 @@ def draw_galleries(results: Results, groups: list[Group], threads: int) -> list[
     stores: Stores = {
         (r.stage, r.experiment, r.fold, r.dataset, r.sample): r.store for r in results.records
     }
-    addresses = Addresses(results.at("view"), results.root / "report")
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         shown = [
-            (name, pool.map(lambda choice: _show(choice, stores, addresses), choices))
+            (name, pool.map(lambda choice: _show(choice, stores), choices))
             for name, choices in groups
         ]
         return [
@@ -185,10 +181,10 @@ def _name_ranks(ranks: list[int], count: int) -> tuple[str, ...]:
     return tuple(f"rank {rank + 1} of {count}" for rank in ranks)
 
 
-def _show(choice: Choice, stores: Stores, addresses: Addresses) -> dict[str, Any]:
+def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
     """Draw one sample; a store that is gone is said in place of its pictures."""
     record = choice.record
-    base = {"sample": record.sample, "rank": choice.rank, "problem": "", "viewer": ""}
+    base = {"sample": record.sample, "rank": choice.rank, "fold": record.fold, "problem": ""}
     image = stores.get(("convert", "", "", record.dataset, record.sample))
     predicted = stores.get(
         ("predict", record.experiment, record.fold, record.dataset, record.sample)
@@ -206,10 +202,7 @@ def _show(choice: Choice, stores: Stores, addresses: Addresses) -> dict[str, Any
         "facts": _facts(record),
         "faults": list((pictures.faults or {}).items()),
         "caption": _caption(pictures, record),
-        "viewer": addresses.find(
-            *(record.experiment, record.fold, record.dataset, record.sample),
-            place=_place(pictures.view),
-        ),
+        "place": _place(pictures.view),
     }
 
 
