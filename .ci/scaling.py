@@ -19,7 +19,7 @@ from gigaseg.benchmarks import number
 from gigaseg.ledger import read_attempts
 
 STORES = ("convert", "predict", "split")
-STAGES = ("phantom", *STORES, "evaluate", "audit_seams")
+STAGES = ("phantom", *STORES, "evaluate", "audit_seams", "view")
 COLUMNS = {"s": "wall", "cpu_time": "CPU", "max_rss": "peak memory"}
 
 

@@ -22,14 +22,15 @@ GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest forecast fragments instances intensity "
-    "levels lookup mosaics objects phantoms sampling scores stitching tiling seams",
+    "levels lookup mosaics objects panes phantoms sampling scores stitching tiling seams",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests",
     "input": "headers readers sources segments survey tiffs truth lessons",
-    "page": "figures outlook views summaries comparison charts glossary proof page",
+    "page": "addresses figures layers outlook views viewer summaries comparison charts glossary "
+    "proof page",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {

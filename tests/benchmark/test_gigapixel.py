@@ -11,7 +11,7 @@ from gigaseg.ledger import BOOKS
 
 ROOT = Path(__file__).parents[2]
 MEGAPIXELS, GIGAPIXEL = (1, 8192, 8192), (1, 32768, 32768)
-STAGES = ("phantom", "convert", "predict", "split", "evaluate", "audit_seams")
+STAGES = ("phantom", "convert", "predict", "split", "evaluate", "audit_seams", "view")
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,17 @@ class Folder:
             lambda name: {"image": image[name], "probabilities": maps[name], "model": model},
             stores=False,
         )
+        labels = {name: self.stamp("split", name) for name in samples}
+        self.lot(
+            "view",
+            ["convert", "predict", "split"],
+            lambda name: {
+                "image": image[name],
+                "probabilities": maps[name],
+                "instances": labels[name],
+            },
+            marker="panes.json",
+        )
         self.write("tabulate", {"samples": []}, [])
 
     def path(self, stage):
@@ -58,14 +69,14 @@ class Folder:
         entries = read_manifest(self.path(stage))["samples"]
         return next(entry["fingerprint"] for entry in entries if entry["sample"] == name)
 
-    def lot(self, stage, upstream, inputs, *, stores=True):
+    def lot(self, stage, upstream, inputs, *, stores=True, marker="zarr.json"):
         entries = []
         for name in self.samples:
             made_from = {"code": "1", "inputs": inputs(name)}
             entry = {"sample": name, "dataset": "d", "status": "done", "store": None}
             entry |= {"fingerprint": digest(made_from)}
             if stores:
-                finish(self.store(stage, name), "zarr.json", made_from)
+                finish(self.store(stage, name), marker, made_from)
                 entry["store"] = f"d/{name}.ome.zarr"
             else:
                 entry["inputs"] = made_from["inputs"]
@@ -123,7 +134,7 @@ def test_results_that_agree_pass_and_the_marks_of_earlier_settings_go(folder):
     seams = folder.path("audit_seams")
     old = folder.audit("before")
     new = folder.audit()
-    assert read_manifest(new)["jobs"] == 8
+    assert read_manifest(new)["jobs"] == 9
     assert not old.exists()
     assert seams.exists()
 
@@ -131,7 +142,17 @@ def test_results_that_agree_pass_and_the_marks_of_earlier_settings_go(folder):
 @pytest.mark.parametrize("key", ["settings", "code"])
 @pytest.mark.parametrize(
     "stage",
-    ["convert", "weigh", "train", "predict", "split", "evaluate", "audit_seams", "tabulate"],
+    [
+        "convert",
+        "weigh",
+        "train",
+        "predict",
+        "split",
+        "evaluate",
+        "audit_seams",
+        "view",
+        "tabulate",
+    ],
 )
 def test_every_result_of_other_settings_or_code_is_named(folder, stage, key):
     next(job for job in folder.jobs if job["stage"] == stage)[key] = "edited"
@@ -172,9 +193,9 @@ def test_a_store_that_is_not_that_of_its_manifest_is_named(folder):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ("convert", ["weigh", "predict", "split", "evaluate", "audit_seams"]),
-        ("predict", ["split", "evaluate", "audit_seams"]),
-        ("split", ["evaluate"]),
+        ("convert", ["weigh", "predict", "split", "evaluate", "audit_seams", "view"]),
+        ("predict", ["split", "evaluate", "audit_seams", "view"]),
+        ("split", ["evaluate", "view"]),
     ],
 )
 def test_what_was_made_from_an_earlier_result_is_named(folder, changed, named):
@@ -220,7 +241,7 @@ def test_failed_and_skipped_samples_pass_unless_they_could_be_made_now(folder):
         return lambda content: content["samples"][0].update(status=status, **nothing)
 
     folder.edit("predict", stop("failed"))
-    for stage in ("split", "evaluate", "audit_seams"):
+    for stage in ("split", "evaluate", "audit_seams", "view"):
         folder.edit(stage, stop("skipped"))
     folder.audit()
     folder.edit("split", stop("failed"))

@@ -60,6 +60,7 @@ PREDICTION |= {"device": "auto", "precision": "auto", "jobs_per_sample": 1}
 TRAINING = {"tile": 316, "batch": 1, "steps": 100, "device": "auto", "precision": "auto"}
 EXPERIMENT = {"network": NETWORK, "prediction": PREDICTION, "training": TRAINING}
 EXPERIMENT |= {"target": "foreground", "evaluation": {"thresholds": [0.5]}}
+EXPERIMENT |= {"view": {"pane": 1024}}
 STORAGE = {"chunk": 256, "shard": 1024, "smallest_level": 256}
 PLANE = Size((1, 1, 4096, 4096), 2, labels="instances")
 
@@ -149,7 +150,7 @@ def test_prediction_needs_less_than_it_may_have_and_its_block():
         assert prediction_memory(size, NETWORK, PREDICTION, 1024) < 2.2e9
 
 
-@pytest.mark.parametrize("name", ["convert", "weigh", "predict", "split"])
+@pytest.mark.parametrize("name", ["convert", "weigh", "predict", "split", "view"])
 def test_memory_follows_the_block_and_not_the_plane(name):
     sizes = [replace(PLANE, shape=(1, 1, n, n)) for n in (2**15, 2**18)]
     small, large = (sample_memory(name, size, EXPERIMENT, 1024, 2) for size in sizes)

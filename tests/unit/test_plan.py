@@ -39,7 +39,7 @@ def test_the_jobs_of_one_fold():
     assert jobs.manifests("weigh") == [f"results/weigh/cells-000{n}.json" for n in range(2)]
     assert jobs.manifests("train") == ["results/train/one/fold-0.json"]
     predicted = ["cells-0001", "cells-0002", "public-0000"]
-    for stage in ("predict", "split"):
+    for stage in ("predict", "split", "view"):
         assert jobs.manifests(stage) == [
             f"results/{stage}/one/fold-0/{lot}.json" for lot in predicted
         ]
@@ -76,6 +76,7 @@ def test_the_jobs_of_a_cross_validation():
         ("predict", {"storage", "prediction"}),
         ("split", {"storage", "instances", "target"}),
         ("evaluate", {"evaluation", "target"}),
+        ("view", {"view"}),
     ],
 )
 def test_a_job_is_told_of_its_sections_only(stage, own):
@@ -140,3 +141,12 @@ def test_experiments_times_folds_are_models_in_one_table():
     assert {path.rpartition("/")[0] for path in joined} == {
         f"results/evaluate/{name}/fold-{k}" for name in ("deep", "flat") for k in (0, 1)
     }
+
+
+def test_without_viewer_no_job_makes_one():
+    jobs = plan(view={"samples": "none"})
+    assert jobs.manifests("view") == []
+    assert not [path for path in (*jobs.outcomes(), jobs.report()) if "view/" in path]
+    assert {job["stage"] for job in json.loads(jobs.audit())["jobs"]} >= {"split", "evaluate"}
+    assert "view" not in {job["stage"] for job in json.loads(jobs.audit())["jobs"]}
+    assert "view" in {job["stage"] for job in json.loads(plan().audit())["jobs"]}

@@ -171,6 +171,8 @@ def append(path: Path, text: str):
         ("stages/split.py", {"split"}),
         ("stages/report.py", {"report"}),
         ("proof.py", {"report"}),
+        ("layers.py", {"view"}),
+        ("addresses.py", {"view", "report"}),
         ("seams.py", {"audit_seams"}),
         ("stages/audit.py", {"audit"}),
         ("stages/fetch.py", {"fetch"}),

@@ -17,7 +17,7 @@ from gigaseg.ledger import canonical_json, read_manifest, write_manifest
 from gigaseg.pyramids import write_pyramid
 from gigaseg.scores import BEST, FAMILIES
 from gigaseg.stages import report
-from gigaseg.summaries import FOLDERS
+from gigaseg.summaries import FOLDERS, read_results
 from gigaseg.volumes import commit_image, commit_labels, create_array
 
 STORAGE = {"chunk": 64, "shard": 128, "smallest_level": 64}
@@ -140,7 +140,7 @@ def proof(experiment, sample):
 
 def write_lots(root, experiment, entries, dataset="plates"):
     """Write the manifests of one lot for the stages up to evaluate."""
-    for stage in ("convert", "weigh", "predict", "audit_seams", "split", "evaluate"):
+    for stage in ("convert", "weigh", "predict", "audit_seams", "split", "evaluate", "view"):
         folder = root / FOLDERS.get(stage, stage)
         if stage not in ("convert", "weigh"):
             folder = folder / experiment / "fold-0"
@@ -402,7 +402,7 @@ def test_samples_of_one_tile_have_no_seam_to_check(tmp_path):
 def test_names_failures_with_stage_and_message(whole):
     _, page, manifest = whole
     assert "plate_99.tif is truncated: 100 of 200 bytes" in page.text
-    assert "Left out of 9 later steps." in page.text
+    assert "Left out of 11 later steps." in page.text
     assert manifest["failures"] == 1
 
 
@@ -443,7 +443,7 @@ def test_empty_folder_gives_a_page_that_says_so(tmp_path):
     assert "No experiment has results yet." in page.text
     assert "The stage train has no results yet." in page.text
     assert manifest["experiments"] == {}
-    assert len(manifest["notes"]) == 8
+    assert len(manifest["notes"]) == 9
 
 
 def test_partial_folder_shows_what_there_is(tmp_path):
@@ -620,3 +620,12 @@ def test_scores_of_folds_are_averaged():
     cell = cells["one", "pooled"]
     assert cell.folds == 3
     assert cell.value == pytest.approx(table["value"].mean())
+
+
+def test_a_stage_that_is_no_part_of_the_run_is_not_missing(tmp_path):
+    root = write_results(tmp_path, samples=1, unscored=0)
+    shutil.rmtree(root / "view")
+    shown = [path.relative_to(root).as_posix() for path in root.glob("*/**/*.json")]
+    assert read_results(root, shown).notes == []
+    shown.append("view/nuclei/fold-0/plates-0000.json")
+    assert read_results(root, shown).notes == ["The stage view has no results yet."]

@@ -138,3 +138,11 @@ def test_faults_of_objects_cut_by_the_window_are_judged_by_more_than_the_cut(tmp
     found[0, :, 20:36] = 0  # in a window of its left part the object would look missed
     drawn = views.draw_sample(make_sample(tmp_path, labels, found))
     assert sum(drawn.faults.values()) == 0
+
+
+def test_a_window_with_one_line_in_a_shard_is_read(tmp_path):
+    """Zarrs refuses it if the plane is chosen by a number."""
+    labels = draw_cells((160, 100), seed=0)[None]
+    sample = make_sample(tmp_path, labels, labels)
+    window = views._read_window(sample.instances, views.View(0, 60, 0, 69, 50))
+    np.testing.assert_array_equal(window[0], labels[0, 60:129, :50])

@@ -44,7 +44,7 @@ def test_the_forecast_of_an_edit_is_what_follows_from_it(run):
     assert done.returncode == 0, done.stdout
     table = done.stdout.split("whole run")[1].split("there is")[0]
     jobs = dict(re.findall(r"^  (\w+) +(\d+)", table, re.M))
-    assert jobs == {"split": "2", "evaluate": "2", "together": "4"}
+    assert jobs == {"split": "2", "evaluate": "2", "view": "2", "together": "6"}
     assert "unknown" not in table  # the first run has shown how long these take
     assert files(run.folder / "results" / "split") == before
     done = run.snakemake("--until", "split")
@@ -92,6 +92,6 @@ def test_jobs_take_no_more_than_was_forecast(finished, monkeypatch):
     assert outlook.stages.keys() <= peaks.keys()
     for stage, need in outlook.stages.items():
         assert peaks[stage] <= need.memory, stage
-    for stage in ("convert", "weigh", "predict", "split"):
+    for stage in ("convert", "weigh", "predict", "split", "view"):
         made = [p for p in (finished.folder / "results" / stage).rglob("*") if p.is_file()]
         assert len(made) <= 1.5 * outlook.stages[stage].files, stage

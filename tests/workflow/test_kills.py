@@ -152,6 +152,7 @@ def cases():
         for seed in range(4):
             name = f"{stage}-block-seed-{seed}"
             yield pytest.param(stage, seed, id=name, marks=pytest.mark.heavy)
+    yield pytest.param("view", "block 5", id="view-block")
 
 
 @pytest.mark.parametrize(("stage", "event"), [*cases()])

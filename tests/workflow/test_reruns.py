@@ -7,10 +7,12 @@ import pytest
 REPORT_ON = {"report": 1, "verdict": 1, "all": 1}
 AUDIT_ON = {"audit": 1, **REPORT_ON}
 EVALUATE_ON = {"evaluate": 2, "tabulate": 1, **AUDIT_ON}
-SPLIT_ON = {"split": 2, **EVALUATE_ON}
+VIEW_ON = {"view": 2, **AUDIT_ON}
+SPLIT_ON = {"split": 2, **VIEW_ON, **EVALUATE_ON}
 PREDICT_ON = {"predict": 2, "audit_seams": 2, **SPLIT_ON}
 TRAIN_ON = {"train": 1, **PREDICT_ON}
 EVERYTHING = {"convert": 2, "weigh": 1, **TRAIN_ON}
+LOT = ("convert", "predict", "audit_seams", "split", "view", "evaluate")  # once per lot and model
 
 
 def test_a_finished_run_has_nothing_to_do(run):
@@ -28,6 +30,8 @@ def test_a_finished_run_has_nothing_to_do(run):
         ("network:", "weights: {w0: 9.0}\nnetwork:", {"weigh": 1, **TRAIN_ON}),
         ("chunk: 32", "chunk: 64", EVERYTHING),
         ("network:", "audit: {windows: 1}\nnetwork:", {"audit_seams": 2, **AUDIT_ON}),
+        ("network:", "view: {pane: 64}\nnetwork:", VIEW_ON),
+        ("network:", "view: {samples: none}\nnetwork:", AUDIT_ON),
         ("network:", "report: {title: Mine}\nnetwork:", REPORT_ON),
     ],
 )
@@ -71,6 +75,7 @@ def test_touched_files_rerun_nothing(run):
         ("unet.py", TRAIN_ON),
         ("stages/convert.py", EVERYTHING),
         ("seams.py", {"audit_seams": 2, **AUDIT_ON}),
+        ("layers.py", VIEW_ON),
         ("stages/audit.py", AUDIT_ON),
         ("stages/report.py", REPORT_ON),
     ],
@@ -86,7 +91,7 @@ def test_an_edit_of_code_reruns_the_stage_and_what_follows(run, module, jobs):
 def test_an_edited_raw_file_reruns_its_lot_only(run):
     path = run.folder / "data" / "image" / "d.tif"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    lot = dict.fromkeys(("convert", "predict", "audit_seams", "split", "evaluate", "tabulate"), 1)
+    lot = dict.fromkeys((*LOT, "tabulate"), 1)
     assert run.pending() == {**lot, **AUDIT_ON}
 
 
@@ -98,7 +103,7 @@ def test_a_sample_more_reruns_its_lot_only(run):
         )
     run.edit("tiny.yaml", "phantom: {kind: nuclei, seed: 1, shape: [1, 96, 96]}", "spacing: null")
     sheet.write_text(sheet.read_text() + "e\tcells\ttest\timage/e.tif\tlabel/e.tif\n")
-    lot = dict.fromkeys(("convert", "predict", "audit_seams", "split", "evaluate", "tabulate"), 1)
+    lot = dict.fromkeys((*LOT, "tabulate"), 1)
     assert run.pending() == {**lot, **AUDIT_ON}
 
 
@@ -107,5 +112,5 @@ def test_two_experiments_of_two_folds_are_four_models_and_one_table(run):
     two += "wide: {datasets: [cells], folds: 2, network: {width: 3}}}"
     run.edit("tiny.yaml", "experiments:\n  tiny: {datasets: [cells]}", f"experiments: {two}")
     # Each fold predicts the lot of its validation sample and that of the test samples.
-    lots = dict.fromkeys(("predict", "audit_seams", "split", "evaluate"), 8)
+    lots = dict.fromkeys(LOT[1:], 8)
     assert run.pending() == {"train": 4, **lots, "tabulate": 1, **AUDIT_ON}

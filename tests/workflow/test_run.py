@@ -35,7 +35,7 @@ def test_every_job_left_a_log_and_a_benchmark(finished):
     logs = {p.stem for p in finished.folder.glob("results/logs/**/*.log")}
     assert {"cells", "cells-0000", "cells-0001", "fold-0", "scores"} <= logs
     assert {"audit", "report", "verdict"} <= logs
-    assert len([*finished.folder.glob("results/benchmarks/**/*.tsv")]) == 17
+    assert len([*finished.folder.glob("results/benchmarks/**/*.tsv")]) == 19
 
 
 def test_a_bad_sample_is_recorded_and_the_others_are_finished(run):

@@ -13,6 +13,7 @@ from typing import Any
 
 from .classes import NAMES
 from .geometry import UNetGeometry
+from .panes import Panes
 from .phantoms import LARGEST_FIELD
 from .tiling import choose_tile, tile_memory_gb
 
@@ -21,11 +22,13 @@ Shape = tuple[int, ...]
 #: Stages in the order in which they run.
 STAGES = (
     "phantom", "fetch", "convert", "weigh", "train", "predict", "split", "evaluate",
-    "audit_seams",
+    "audit_seams", "view",
 )  # fmt: skip
 
 #: Bytes on disk per byte in memory: measured on nuclei and membranes, rounded up.
 TYPICAL = {"image": 0.7, "probabilities": 0.8, "labels": 0.05, "target": 0.08, "separation": 0.25}
+#: Bytes on disk per pixel of the viewer's panes.
+PICTURE = {"image": 0.4, "probability": 0.2, "outlines": 0.06}
 #: Nothing that a microscope records, or a network makes of it, compresses better than this.
 BEST = {"image": 0.01, "probabilities": 0.01, "labels": 0.001, "target": 0.001, "separation": 0.0}
 
@@ -189,6 +192,35 @@ def disk(arrays: Sequence[Stored], *, smallest: int, edge: Callable[[int], int])
     return need
 
 
+def pictures(size: Size, target: str, view: Mapping[str, Any], smallest: int) -> Need:
+    """Forecast the bytes and files of the viewer of one sample.
+
+    Parameters
+    ----------
+    size : Size
+    target : {"foreground", "interior_boundary"}
+        As for `stored`.
+    view : mapping
+        ``pane``, ``files`` and ``planes``.
+    smallest : int
+        Extent in y and x at which pyramids stop.
+
+    Examples
+    --------
+    >>> size = Size((1, 1, 3000, 2000), 1, labels="instances")
+    >>> pictures(size, "foreground", {"pane": 1024, "files": 100, "planes": 1}, 256).files
+    41
+    """
+    kinds = ["image", *["probability"] * (len(NAMES[target]) - 1), "outlines"]
+    kinds += ["outlines"] if size.labels else []
+    depth = len(_levels(size.shape, smallest))
+    cut = {"side": view["pane"], "files": view["files"], "planes": view["planes"]}
+    panes = Panes.choose(size.shape[1:], depth, len(kinds), **cut)
+    pixels = len(panes.planes) * sum(math.prod(panes.extent(level)) for level in panes.levels)
+    taken = pixels * sum(PICTURE[kind] for kind in kinds)
+    return Need(taken, 0.0, len(kinds) * panes.count + BOOKS)
+
+
 def _levels(shape: Shape, smallest: int) -> list[Shape]:
     levels = [shape]
     while max(levels[-1][-2:]) > smallest:
@@ -204,7 +236,7 @@ MB = 1e6
 LIBRARIES = {
     "phantom": 150 * MB, "fetch": 150 * MB, "convert": 300 * MB, "weigh": 320 * MB,
     "train": 700 * MB, "predict": 500 * MB, "split": 450 * MB, "evaluate": 400 * MB,
-    "audit_seams": 450 * MB,
+    "audit_seams": 450 * MB, "view": 300 * MB,
 }  # fmt: skip
 LESSON = 2**31  # bytes of decoded samples that training keeps
 # What bounds the stages' blocks; the tests compare these with the stages' own.
@@ -316,6 +348,9 @@ def sample_memory(
             flooded = min(problem, SPLIT_SIDE**2 if flat else FLOOD_VOXELS)
             written = min(problem, max(SPLIT_SIDE, shard) ** 2 if flat else WRITE_VOXELS)
             return threads * (48.0 * flooded + 12.0 * written)
+        case "view":  # a window as stored, stretched and encoded
+            side = settings["view"]["pane"]
+            return threads * (size.shape[0] * (size.itemsize + 16.0) + 16) * min(plane, side**2)
         case "evaluate":  # pieces of truth and instances, objects that overlap; a plane of the map
             maps = 96.0 * plane if settings["evaluation"]["thresholds"] else 0.0
             return 100 * MB + 0.5 * problem + maps

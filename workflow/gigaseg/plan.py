@@ -14,7 +14,7 @@ from .samples import Fold, Sample
 from .settings import SettingsError, resolve
 
 LOT_STAGES = ("convert", "weigh")  # once per lot
-MODEL_STAGES = ("predict", "split", "evaluate", "audit_seams")  # once per lot and model
+MODEL_STAGES = ("predict", "split", "evaluate", "audit_seams", "view")  # once per lot and model
 
 FOLDERS = {"audit_seams": "audit"}  # where they are not called like the stage
 
@@ -29,6 +29,7 @@ SECTIONS = {
     "split": ("instances", "storage", "target"),
     "evaluate": ("evaluation", "target"),
     "audit_seams": ("audit", "prediction", "storage"),
+    "view": ("view",),
 }
 
 # How many jobs share a prediction never changes it, so they are not told.
@@ -87,6 +88,12 @@ class Plan:
         }
 
     @cached_property
+    def _model_stages(self) -> list[str]:
+        """The stages of each model that are wanted."""
+        unwanted = {"view"} if self.settings["view"]["samples"] == "none" else set()
+        return [stage for stage in MODEL_STAGES if stage not in unwanted]
+
+    @cached_property
     def _lot_of(self) -> dict[Sample, str]:
         return {row: lot for lot, rows in self.lots.items() for row in rows}
 
@@ -120,6 +127,8 @@ class Plan:
             return list(dict.fromkeys(found))
         if stage == "train":
             return [self.path(stage, model=model) for model in self._roles]
+        if stage not in self._model_stages:
+            return []
         return [
             self.path(stage, lot, model)
             for model, roles in self._roles.items()
@@ -302,7 +311,7 @@ class Plan:
                     yield self._job(stage, lot, None, self._members(stage, lot, None))
         for (name, k), roles in self._roles.items():
             yield self._job("train", "", (name, k), self.folds[name][k].taught)
-            for stage in MODEL_STAGES:
+            for stage in self._model_stages:
                 for lot in self._lots_of(row for row in roles if _concerns(stage, row)):
                     yield self._job(stage, lot, (name, k), self._members(stage, lot, (name, k)))
 
@@ -334,6 +343,8 @@ class Plan:
             case "audit_seams":
                 predicted = self.path("predict", lot, model)
                 return [*self._inputs("predict", lot, model), predicted]
+            case "view":
+                return [*self._inputs("split", lot, model), self.path("split", lot, model)]
         earlier = MODEL_STAGES[: MODEL_STAGES.index(stage)]
         return [self.path("convert", lot), *(self.path(s, lot, model) for s in earlier)]
 

@@ -25,6 +25,7 @@ LOT_STAGES = {
     "audit_seams": True,
     "split": True,
     "evaluate": True,
+    "view": True,
 }
 FOLDERS = {"audit_seams": "audit"}  # where they are not called like the stage
 SCORE_COLUMNS = (
@@ -129,12 +130,16 @@ def _find(
     root: Path, stage: str, pattern: str, manifests: Collection[str] | None, notes: list[str]
 ) -> list[Path]:
     """List the manifests of a stage that are there."""
+    folder = FOLDERS.get(stage, stage)
     paths = [
         path
-        for path in sorted((root / FOLDERS.get(stage, stage)).glob(f"{pattern}.json"))
+        for path in sorted((root / folder).glob(f"{pattern}.json"))
         if manifests is None or path.relative_to(root).as_posix() in manifests
     ]
-    if not paths:
+    # A stage that is no part of the run is not missing.
+    if not paths and (
+        manifests is None or any(name.startswith(f"{folder}/") for name in manifests)
+    ):
         notes.append(f"The stage {stage} has no results yet.")
     return paths
 

@@ -209,8 +209,9 @@ def _read_window(volume: Volume, view: View, margin: int = 0) -> NDArray[Any]:
     """Read the view at full resolution as (c, y, x), clipped at the edges of the plane."""
     top, left = max(view.top - margin, 0), max(view.left - margin, 0)
     bottom, right = view.top + view.height + margin, view.left + view.width + margin
-    window = np.asarray(volume.array[..., view.plane, top:bottom, left:right])
-    return window if window.ndim == 3 else window[None]
+    plane = slice(view.plane, view.plane + 1)
+    window = np.asarray(volume.array[..., plane, top:bottom, left:right])
+    return window.reshape(-1, *window.shape[-2:])
 
 
 def _faults_in_view(sample: Sample, view: View) -> Faults:

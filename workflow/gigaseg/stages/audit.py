@@ -22,7 +22,10 @@ INPUTS = {
     "split": {"image": "convert", "probabilities": "predict"},
     "evaluate": {"convert": "convert", "predict": "predict", "split": "split"},
     "audit_seams": {"image": "convert", "probabilities": "predict", "model": "train"},
+    "view": {"image": "convert", "probabilities": "predict", "instances": "split"},
 }
+#: Files without which an artifact is unfinished, where it is no store.
+MARKERS = {"view": "panes.json"}
 
 MANY = 20  # lines and paths that a message lists; the rest is counted
 
@@ -104,7 +107,8 @@ def _inspect_lot(job: Job, contents: Mapping[str, Mapping[str, Any]]) -> Iterato
             continue
         if entry["store"]:
             store = folder / entry["store"]
-            if problem := _inspect_folder(store, "zarr.json", entry["fingerprint"]):
+            marker = MARKERS.get(job["stage"], "zarr.json")
+            if problem := _inspect_folder(store, marker, entry["fingerprint"]):
                 yield problem
                 continue
             recorded = _made_from(store)["inputs"]

@@ -19,6 +19,7 @@ from ..forecast import (
     disk,
     duration,
     parameters,
+    pictures,
     rates,
     sample_memory,
     stored,
@@ -186,6 +187,9 @@ class _Forecast:
         if stage == "phantom":
             return Need(disk=RAW * sum(size.voxels for size in known), files=2 * len(known))
         target = settings.get("target", "foreground")
+        if stage == "view":
+            smallest = settings["storage"]["smallest_level"]
+            return total(pictures(size, target, settings["view"], smallest) for size in known)
         storage = tuple(settings["storage"][key] for key in ("chunk", "shard", "smallest_level"))
         return total(_store(stage, size, target, storage) for size in known)
 

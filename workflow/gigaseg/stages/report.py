@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from .. import comparison as compare
+from ..addresses import Addresses, link_samples
 from ..fingerprints import digest
 from ..glossary import describe
 from ..ledger import write_atomically, write_manifest
 from ..page import build_context, describe_key, kinds_of_labels, render
 from ..summaries import Record, Results, read_results
-from ..views import Pictures, draw_sample, open_sample
+from ..views import Pictures, View, draw_sample, open_sample
 from . import stamp
 
 #: What each picture is called, in the order in which they are shown; the first there is is large.
@@ -70,6 +71,7 @@ def run(
         found, settings.get("samples_per_experiment", 3), kinds_of_labels(settings)
     )
     context["galleries"] = draw_galleries(found, list(chosen), threads)
+    link_samples(context, Addresses(found.at("view"), manifest.parent))
     write_atomically(manifest.with_suffix(".html"), render(context))
     summary = summarise(found, context, digest([code, settings]))
     write_manifest(manifest, summary | stamp(settings, code))
@@ -182,7 +184,7 @@ def _name_ranks(ranks: list[int], count: int) -> tuple[str, ...]:
 def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
     """Draw one sample; a store that is gone is said in place of its pictures."""
     record = choice.record
-    base = {"sample": record.sample, "rank": choice.rank, "problem": ""}
+    base = {"sample": record.sample, "rank": choice.rank, "fold": record.fold, "problem": ""}
     image = stores.get(("convert", "", "", record.dataset, record.sample))
     predicted = stores.get(
         ("predict", record.experiment, record.fold, record.dataset, record.sample)
@@ -200,7 +202,13 @@ def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
         "facts": _facts(record),
         "faults": list((pictures.faults or {}).items()),
         "caption": _caption(pictures, record),
+        "place": _place(pictures.view),
     }
+
+
+def _place(view: View) -> dict[str, int]:
+    """Say to the viewer where the pictures were taken."""
+    return {"z": view.plane, "x": view.left, "y": view.top, "w": view.width, "h": view.height}
 
 
 def _arrange(pictures: Pictures, sample: str) -> dict[str, Any]:
