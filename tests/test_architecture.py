@@ -31,7 +31,7 @@ GROUPS = {
     "stores": "volumes pyramids shards ome digests",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "figures outlook views summaries comparison charts glossary proof page "
-    "scoretable",
+    "baseline headlines pairs scoretable standings",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {
