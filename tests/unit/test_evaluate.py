@@ -9,7 +9,8 @@ from gigaseg.fingerprints import canonical_json
 from gigaseg.labels import contingency
 from gigaseg.ledger import read_manifest, write_manifest
 from gigaseg.scores import FAMILIES, add, average, score, tally_instances, tally_map
-from gigaseg.stages import evaluate
+from gigaseg.scoretable import COLUMNS
+from gigaseg.stages import evaluate, tabulate
 from gigaseg.volumes import commit_image, commit_labels, create_array
 
 NAN = float("nan")
@@ -94,8 +95,8 @@ def noisy(seed, shape=(2, 40, 40)):
     return truth, probability.astype(np.uint8)[None], found
 
 
-def value(table, metric, at=None, **where):
-    rows = table[(table["metric"] == metric)]
+def value(table, metric, at=None, *, aggregation="sample", **where):
+    rows = table[(table["metric"] == metric) & (table["aggregation"] == aggregation)]
     rows = rows[rows["at"].isna() if at is None else rows["at"] == at]
     for column, wanted in where.items():
         rows = rows[rows[column] == wanted]
@@ -105,7 +106,7 @@ def value(table, metric, at=None, **where):
 
 def join(root, manifests):
     scores = root / "evaluate" / "scores.json"
-    evaluate.tabulate(manifest=scores, evaluate=manifests, settings={}, code="0", threads=1)
+    tabulate.run(manifest=scores, evaluate=manifests, settings={}, code="0", threads=1)
     return pd.read_parquet(scores.with_suffix(".parquet"))
 
 
@@ -145,11 +146,33 @@ def test_planes_are_problems_of_their_own_and_add_up(tmp_path):
         for z in range(2)
     ]
     expected = {(one.metric, one.at): one.value for one in score(add(planes))}
-    got = {
+    assert keyed(table[table["aggregation"] == "sample"]) == pytest.approx(expected, nan_ok=True)
+    for z in range(2):
+        alone = {(one.metric, one.at): one.value for one in score(planes[z])}
+        rows = table[(table["aggregation"] == "plane") & (table["plane"] == z)]
+        assert keyed(rows) == pytest.approx(alone, nan_ok=True)
+        assert set(rows["sample"]) == {"a"}
+        assert set(rows["counts"]) == {""}
+
+
+def keyed(rows):
+    return {
         (metric, None if np.isnan(at) else at): v
-        for metric, at, v in zip(table["metric"], table["at"], table["value"], strict=True)
+        for metric, at, v in zip(rows["metric"], rows["at"], rows["value"], strict=True)
     }
-    assert got == pytest.approx(expected, nan_ok=True)
+
+
+def test_planes_have_rows_only_where_they_are_problems_of_their_own(tmp_path):
+    lot = Lot(tmp_path).sample("flat", *noisy(1, (1, 40, 40)))
+    lot.sample("stack", *noisy(2)).sample("volume", *noisy(3), objects="volume")
+    _, table = lot.run()
+    planes = table[table["aggregation"] == "plane"]
+    assert set(planes["sample"]) == {"stack", "volume"}
+    assert "seg" in set(planes.loc[planes["sample"] == "stack", "metric"])
+    # Objects of a volume have no score in a plane; the map has.
+    of_volume = set(planes.loc[planes["sample"] == "volume", "metric"])
+    assert "seg" not in of_volume
+    assert "v_rand" in of_volume
 
 
 def test_objects_of_a_volume_are_matched_in_three_dimensions(tmp_path):
@@ -193,7 +216,8 @@ def test_without_thresholds_the_probability_map_is_not_read(tmp_path, monkeypatc
         ]
     )
     pd.testing.assert_frame_equal(table, full[of_instances].reset_index(drop=True))
-    assert len(join(tmp_path, [manifest])) == 3 * len(table)
+    samples = table[table["aggregation"] == "sample"]
+    assert len(join(tmp_path, [manifest])) == 2 * len(samples) + len(table)
 
 
 def test_the_best_threshold_is_chosen_and_recorded(tmp_path):
@@ -202,6 +226,7 @@ def test_the_best_threshold_is_chosen_and_recorded(tmp_path):
     _, table = Lot(tmp_path).sample("a", truth, probability, truth).run()
     assert value(table, "pixel_f", 0.0) < value(table, "pixel_f", 0.5) == value(table, "pixel_f")
     best = table[(table["metric"] == "v_rand") & table["at"].isna()]
+    best = best[best["aggregation"] == "sample"]
     assert json.loads(best["counts"].item()) == {"threshold": 0.5}
 
 
@@ -252,7 +277,7 @@ def test_samples_without_truth_or_instances_have_no_scores(tmp_path):
     free, lost = read_manifest(manifest)["samples"]
     assert (free["status"], free["scored"]) == ("done", False)
     assert (lost["status"], lost["message"]) == ("skipped", "split failed: no seeds")
-    assert list(table.columns) == list(evaluate.COLUMNS)
+    assert list(table.columns) == list(COLUMNS)
     assert table.empty
 
 
@@ -270,7 +295,7 @@ def test_pooled_rows_come_from_summed_counts_and_mean_rows_from_scores(tmp_path)
     f1 = [value(table, "f1", 0.5, sample=s) for s in "ab"]
     assert value(joined, "f1", 0.5, aggregation="mean") == pytest.approx(np.mean(f1))
     counts = [
-        json.loads(table[(table["sample"] == s) & (table["metric"] == "rand")]["counts"].item())
+        json.loads(table[(table["sample"] == s) & (table["metric"] == "rand")]["counts"].iloc[0])
         for s in "ab"
     ]
     joint, truth, segments = (sum(c[k] for c in counts) for k in ("joint", "truth", "segments"))
@@ -316,7 +341,7 @@ def test_the_mean_of_a_best_uses_one_common_threshold():
 def test_no_lots_make_an_empty_table_of_the_same_columns(tmp_path):
     joined = join(tmp_path, [])
     assert joined.empty
-    assert list(joined.columns) == list(evaluate.COLUMNS)
+    assert list(joined.columns) == list(COLUMNS)
     assert (tmp_path / "evaluate/scores.csv").read_text().startswith("experiment,fold,dataset")
 
 
@@ -331,3 +356,40 @@ def test_counts_survive_the_table_whatever_their_size():
     big = type(table)(table.truth, table.segment, table.voxels * 2**40)
     tally = tally_instances(big, iou_thresholds=[0.5], iou_match="at_least")
     assert asdict(add([tally, tally])["rand", None])["joint"] == 2 * 2**80
+
+
+def fold_rows(root, names, fold, seed):
+    lot = Lot(root / f"fold-{fold}")
+    for i, name in enumerate(names):
+        lot.sample(name, *noisy(seed + i, (1, 24, 24)))
+    return lot.run()[1].assign(fold=fold).astype({"fold": "Int64"})
+
+
+def test_folds_have_a_mean_a_spread_and_an_interval(tmp_path):
+    parts = [fold_rows(tmp_path, "abcd", 0, 1), fold_rows(tmp_path, "efg", 1, 20)]
+    table = tabulate.aggregate(pd.concat(parts))
+    each = [value(table, "rand", aggregation="pooled", fold=k) for k in range(2)]
+    over = table[(table["aggregation"] == "folds_pooled") & (table["metric"] == "rand")]
+    row = over.iloc[0]
+    assert row["value"] == pytest.approx(np.mean(each))
+    assert row["sd"] == pytest.approx(np.std(each, ddof=1))
+    assert row["low"] <= row["value"] <= row["high"]
+    assert (row["n"], row["sample"]) == (2, "")
+    assert pd.isna(row["fold"])
+    pooled = table[table["aggregation"].isin(["pooled", "mean"])]
+    assert pooled["sd"].isna().all()
+    assert set(table.loc[table["aggregation"].str.startswith("folds"), "n"]) <= {0, 1, 2}
+
+
+def test_one_fold_is_no_spread(tmp_path):
+    table = tabulate.aggregate(fold_rows(tmp_path, "abc", 0, 1))
+    assert set(table["aggregation"]) == {"sample", "pooled", "mean"}
+    dice = table[(table["metric"] == "dice") & (table["aggregation"] != "sample")]
+    assert (dice["low"] < dice["value"]).all()
+    assert (dice["value"] < dice["high"]).all()
+
+
+def test_two_samples_have_no_interval(tmp_path):
+    table = tabulate.aggregate(fold_rows(tmp_path, "ab", 0, 1))
+    assert table["low"].isna().all()
+    assert table["high"].isna().all()

@@ -150,3 +150,41 @@ def test_without_viewer_no_job_makes_one():
     assert {job["stage"] for job in json.loads(jobs.audit())["jobs"]} >= {"split", "evaluate"}
     assert "view" not in {job["stage"] for job in json.loads(jobs.audit())["jobs"]}
     assert "view" in {job["stage"] for job in json.loads(plan().audit())["jobs"]}
+
+
+def test_what_to_compare_with_is_told_to_the_report_only(tmp_path):
+    results = tmp_path / "earlier"
+    (results / "evaluate").mkdir(parents=True)
+    (results / "evaluate" / "scores.parquet").touch()
+    one, two = plan(), plan(evaluation={"baseline": str(results)})
+    for stage in ("evaluate", "split"):
+        job = (stage, "cells-0001", ("one", "0"))
+        assert one.job(*job) == two.job(*job)
+    assert (one.tabulate(), one.audit()) == (two.tabulate(), two.audit())
+    assert one.report() != two.report()
+    assert one.baseline() == []
+    assert two.baseline() == [str(results / "evaluate" / "scores.parquet")]
+    two.check_baseline()
+
+
+def test_published_figures_are_told_to_the_report_only():
+    figures = [{"source": "A 2015", "metric": "seg", "value": 0.9}]
+    one = plan()
+    two = plan(
+        datasets={"cells": {"lot": 2, "published": figures}, "public": {"registry": "r.tsv"}}
+    )
+    assert one.audit() == two.audit()
+    assert one.report() != two.report()
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [(False, "no such folder"), (True, r"no evaluate/scores\.parquet")],
+)
+def test_nothing_to_compare_with_is_an_error_before_the_run(tmp_path, there, message):
+    if there:
+        (tmp_path / "old").mkdir()
+    jobs = plan(evaluation={"baseline": str(tmp_path / "old")})
+    assert jobs.baseline() == []
+    with pytest.raises(FileNotFoundError, match=f"old cannot be compared with: there is {message}"):
+        jobs.check_baseline()

@@ -167,7 +167,10 @@ def append(path: Path, text: str):
     [
         ("watershed.py", {"split"}),
         ("weights.py", {"weigh", "train"}),
-        ("warping.py", {"evaluate", "tabulate"}),
+        # The report compares experiments by scores of resampled counts.
+        ("warping.py", {"evaluate", "tabulate", "report"}),
+        ("uncertainty.py", {"tabulate", "report"}),
+        ("baseline.py", {"report"}),
         ("stages/split.py", {"split"}),
         ("stages/report.py", {"report"}),
         ("proof.py", {"report"}),

@@ -4,21 +4,29 @@ import base64
 import json
 import re
 import shutil
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from gigaseg.comparison import compare, main_metric
+from gigaseg.comparison import format_score, main_metric
 from gigaseg.fingerprints import digest as text_digest
 from gigaseg.glossary import METRICS
 from gigaseg.ledger import canonical_json, read_manifest, write_manifest
+from gigaseg.matching import CtcCounts, MatchCounts, PixelCounts
 from gigaseg.pyramids import write_pyramid
-from gigaseg.scores import BEST, FAMILIES
+from gigaseg.rand import RandCounts
+from gigaseg.schema import read_schema
+from gigaseg.scores import BEST, FAMILIES, Mean, score
+from gigaseg.scoretable import frame, records
 from gigaseg.stages import report
+from gigaseg.stages.tabulate import aggregate
+from gigaseg.standings import list_standings
 from gigaseg.summaries import FOLDERS, read_results
 from gigaseg.volumes import commit_image, commit_labels, create_array
+from gigaseg.warping import WarpingCounts
 
 STORAGE = {"chunk": 64, "shard": 128, "smallest_level": 64}
 RANKS = ("worst", "median", "best")
@@ -191,22 +199,49 @@ def write_model(root, experiment, seed=0):
     )
 
 
-def score_rows(experiment, samples, seed=0, dataset="plates", split="test"):
-    rng = np.random.default_rng(seed)
-    rows = []
-    metrics = [("seg", None, 0.8), ("dice", None, 0.92), ("adapted_rand_error", None, 0.08)]
-    metrics += [("v_rand", None, 0.93), ("pixel_error", None, 0.02), ("warping_error", None, 2e-4)]
-    metrics += [("f1", at, 0.95 - 2 * max(at - 0.7, 0)) for at in np.arange(50, 100, 5) / 100]
-    metrics += [("v_rand", at, 0.93 - abs(at - 0.5) ** 2) for at in np.arange(10) / 10]
-    for metric, at, centre in metrics:
-        values = np.clip(centre + rng.normal(0, 0.06 * centre, len(samples)), 0, 1)
-        for sample, value in zip(samples, values, strict=True):
-            rows.append((sample, "sample", metric, at, float(value), 30))
-        rows.append(("", "mean", metric, at, float(np.mean(values)), len(samples)))
-        rows.append(("", "pooled", metric, at, float(np.mean(values)) - 0.01 * centre, 30))
-    table = pd.DataFrame(rows, columns=["sample", "aggregation", "metric", "at", "value", "n"])
-    table["at"] = table["at"].astype(float)
-    return table.assign(experiment=experiment, fold=0, dataset=dataset, split=split)
+def made_up_tally(quality, rng):
+    """Return counts of a sample whose scores lie around `quality`."""
+    good = np.clip(quality + rng.normal(0, 0.02, 40), 0, 1)
+    hits = lambda q, n: {"tp": int(q * n), "fp": n - int(q * n), "fn": n - int(q * n)}  # noqa: E731
+    tally = {
+        ("ctc", None): CtcCounts(30, 30 * good[0], 1, 2, 3),
+        ("foreground", None): PixelCounts(**hits(good[1], 4000), tn=5000),
+        ("adapted_rand", None): RandCounts(10**12, 10**9, 10**9, int(good[2] * 10**9)),
+    }
+    for i, at in enumerate((0.5, 0.75, 0.9)):
+        found = good[10 + i] - max(at - 0.7, 0)
+        tally["matching", at] = MatchCounts(**hits(found, 30), sum_iou=25 * found)
+    for i, at in enumerate((0.2, 0.5, 0.8)):
+        tally["v_rand", at] = Mean.of(good[20 + i] - (at - 0.5) ** 2)
+        tally["pixel", at] = PixelCounts(**hits(good[30 + i], 4000), tn=5000)
+        tally["warping", at] = WarpingCounts(area=10**6, split=int(100 * good[3]), merge=50 + i)
+    return tally
+
+
+def sample_rows(
+    experiment, samples, seed=0, *, dataset="plates", split="test", quality=0.8, fold=0
+):
+    """Return the scores of made-up samples; the seed decides the noise, not the level."""
+    group = {"experiment": experiment, "fold": fold, "dataset": dataset, "split": split}
+    hard = np.random.default_rng(99).normal(0, 0.05, len(samples))  # for every experiment
+    return frame(
+        row
+        for number, name in enumerate(samples)
+        for row in records(
+            {**group, "aggregation": "sample", "sample": name},
+            score(made_up_tally(quality + hard[number], np.random.default_rng([seed, number]))),
+        )
+    )
+
+
+def score_rows(experiment, samples, seed=0, **more):
+    """Return the whole table of scores of made-up samples."""
+    return _score_rows(experiment, tuple(samples), seed, **more).copy()
+
+
+@cache
+def _score_rows(*arguments, **more):
+    return aggregate(sample_rows(*arguments, **more))
 
 
 def write_scores(root, *tables):
@@ -303,10 +338,16 @@ def test_says_how_good_each_experiment_is(whole):
     scores = pd.read_parquet(root / "evaluate" / "scores.parquet")
     chosen = (scores["metric"] == "seg") & (scores["aggregation"] == "pooled")
     for row in scores[chosen].to_dict("records"):
-        line = {"metric": "SEG", "sentence": "plates: pooled over 3 test samples."}
-        assert manifest["experiments"][row["experiment"]] == [line | {"value": row["value"]}]
-        assert f"{row['value']:.3f}" in page.text
-    assert "plates: pooled over 3 test samples." in page.text
+        value, low, high = row["value"], row["low"], row["high"]
+        assert low < value < high
+        sentence = (
+            f"On average, an object and its instance share {100 * value:.2g} % of what either "
+            f"covers (SEG {value:.3f}, 95 % interval {low:.3f} to {high:.3f}), pooled over the 3 "
+            "test samples of plates."
+        )
+        line = {"metric": "SEG", "sentence": sentence, "value": value, "low": low, "high": high}
+        assert manifest["experiments"][row["experiment"]] == [line]
+        assert sentence in page.text
 
 
 def test_shows_what_ran(whole):
@@ -593,33 +634,13 @@ def test_main_metric_follows_what_the_labels_hold(labels, main):
     assert main_metric(score_rows("em", ["a", "b"]), labels) == (main, None)
 
 
-def test_numbers_that_look_the_same_are_equally_good():
-    table = pd.concat([score_rows(name, ["a"]) for name in ("one", "two", "three")])
-    table = table[(table["metric"] == "seg") & (table["aggregation"] == "pooled")]
-    table["value"] = [0.80001, 0.80002, 0.7]
-    [comparison] = compare(table)
-    [(_, cells)] = comparison.rows
-    marked = {experiment for (experiment, _), cell in cells.items() if cell.best}
-    assert marked == {"one", "two"}
+# ---------------------------------------------------------- which differences are more than chance
 
 
-@pytest.mark.parametrize(("metric", "best"), [("seg", "two"), ("pixel_error", "one")])
-def test_direction_of_better_is_the_metrics_own(metric, best):
-    table = pd.concat([score_rows(name, ["a"]) for name in ("one", "two")])
-    table = table[(table["metric"] == metric) & (table["aggregation"] == "mean")]
-    table["value"] = [0.1, 0.2]
-    [(_, cells)] = compare(table)[0].rows
-    assert [experiment for (experiment, _), cell in cells.items() if cell.best] == [best]
-
-
-def test_scores_of_folds_are_averaged():
-    folds = [score_rows("one", ["a"], seed=k).assign(fold=k) for k in range(3)]
-    table = pd.concat(folds)
-    table = table[(table["metric"] == "seg") & (table["aggregation"] == "pooled")]
-    [(_, cells)] = compare(table)[0].rows
-    cell = cells["one", "pooled"]
-    assert cell.folds == 3
-    assert cell.value == pytest.approx(table["value"].mean())
+def marks(table, metric="seg", kind="pooled"):
+    [standings] = list_standings(table)
+    cells = next(cells for (name, _), cells in standings.rows if name == metric)
+    return {name: cell.mark for (name, aggregation), cell in cells.items() if aggregation == kind}
 
 
 def test_a_stage_that_is_no_part_of_the_run_is_not_missing(tmp_path):
@@ -629,3 +650,187 @@ def test_a_stage_that_is_no_part_of_the_run_is_not_missing(tmp_path):
     assert read_results(root, shown).notes == []
     shown.append("view/nuclei/fold-0/plates-0000.json")
     assert read_results(root, shown).notes == ["The stage view has no results yet."]
+
+
+NAMES = [f"s{i}" for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("qualities", "expected"),
+    [
+        ({"one": 0.70, "two": 0.80}, {"one": "", "two": "best"}),
+        ({"one": 0.80, "two": 0.801}, {"one": "tied", "two": "tied"}),
+        ({"one": 0.80, "two": 0.801, "three": 0.6}, {"one": "tied", "two": "tied", "three": ""}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["pooled", "mean"])
+def test_the_best_is_marked_only_if_it_is_told_apart(qualities, expected, kind):
+    tables = [score_rows(e, NAMES, i, quality=q) for i, (e, q) in enumerate(qualities.items(), 3)]
+    assert marks(pd.concat(tables), kind=kind) == expected
+
+
+def test_pairing_tells_apart_what_intervals_alone_do_not():
+    """Samples differ by far more than the experiments, but alike in both."""
+    table = pd.concat([score_rows("a", NAMES, 1, quality=0.76), score_rows("b", NAMES, 2)])
+    [standings] = list_standings(table)
+    a, b = (dict(standings.rows)["dice", None][name, "mean"] for name in "ab")
+    assert a.high > b.low
+    assert b.mark == "best"
+
+
+def test_direction_of_better_is_the_metrics_own():
+    table = pd.concat([score_rows("a", NAMES, quality=0.7), score_rows("b", NAMES, quality=0.8)])
+    assert marks(table, "adapted_rand_error") == {"a": "", "b": "best"}
+    assert marks(table, "splits_and_mergers") == {"a": "best", "b": ""}
+
+
+def test_with_two_samples_nothing_is_marked_and_no_interval_given():
+    table = pd.concat([score_rows("a", ["x", "y"], quality=0.5), score_rows("b", ["x", "y"])])
+    assert set(marks(table).values()) == {""}
+    [standings] = list_standings(table)
+    assert all(np.isnan(cell.low) for _, cells in standings.rows for cell in cells.values())
+    assert {pair.verdict for pair in standings.pairs} == {"not tested: it takes 3 samples", "equal"}
+
+
+def test_pairs_count_the_samples_that_are_better():
+    table = pd.concat(
+        [score_rows("a", NAMES, 1), score_rows("b", NAMES, 2), score_rows("c", ["x"])]
+    )
+    [standings] = list_standings(table)
+    values = {
+        (r["experiment"], r["sample"]): r["value"]
+        for r in table[(table["metric"] == "seg") & (table["sample"] != "")].to_dict("records")
+    }
+    better = sum(values["b", name] > values["a", name] for name in NAMES)
+    pairs = {(p.first, p.second, p.metric, p.aggregation): p for p in standings.pairs}
+    pair = pairs["a", "b", "seg", "pooled"]
+    assert (pair.better, pair.worse, pair.equal) == (better, 12 - better, 0)
+    assert pair.difference.samples == 12
+    # Without a sample in common there is nothing to compare.
+    assert not [p for p in standings.pairs if "c" in (p.first, p.second)]
+
+
+def test_an_experiment_of_several_folds_is_their_mean_with_its_spread():
+    folds = [sample_rows("one", NAMES, seed=k, fold=k) for k in range(3)]
+    table = aggregate(pd.concat(folds))
+    [standings] = list_standings(table)
+    cell = dict(standings.rows)["seg", None]["one", "pooled"]
+    each = table[(table["metric"] == "seg") & (table["aggregation"] == "pooled")]["value"]
+    assert (cell.folds, cell.samples) == (3, 12)
+    assert cell.value == pytest.approx(each.mean())
+    assert cell.sd == pytest.approx(each.std())
+    assert cell.low < cell.value < cell.high
+
+
+# ------------------------------------------------------------------------------- published figures
+
+
+def with_datasets(**facts):
+    return SETTINGS | {"config": SETTINGS["config"] | {"datasets": {"plates": facts}}}
+
+
+def test_published_figures_are_a_row_of_their_own(tmp_path):
+    write_scores(tmp_path, score_rows("nuclei", NAMES))
+    quote = {"source": "A & B 2015", "url": "https://doi.org/10.1/x", "note": "on <other> slices."}
+    figures = [
+        {**quote, "metric": "seg", "value": 0.654321},
+        {"source": "A & B 2015", "metric": "rand", "value": 0.9618},
+    ]
+    page, _ = make(tmp_path, with_datasets(published=figures))
+    row = page.html.split('<tr class="quoted">')[1].split("</tr>")[0]
+    assert "A &amp; B 2015" in row
+    assert "0.654" in row
+    assert "0.962" in row  # a metric that was not measured here
+    assert "SEG: on &lt;other&gt; slices." in page.html
+    table = pd.read_csv(tmp_path / "report/tables/experiments.csv")
+    assert table.loc[table["quoted"].notna(), "value"].tolist() == [0.654321, 0.9618]
+    assert set(table.loc[table["quoted"].isna(), "experiment"]) == {"nuclei"}
+
+
+def test_every_metric_that_can_be_quoted_is_one_of_ours():
+    schema = read_schema("config")["$defs"]["dataset"]["properties"]["published"]["items"]
+    assert set(schema["properties"]["metric"]["enum"]) == set(METRICS)
+
+
+# ---------------------------------------------------------------------------------- an earlier run
+
+
+def against(folder):
+    evaluation = SETTINGS["config"]["evaluation"] | {"baseline": str(folder)}
+    return SETTINGS | {"config": SETTINGS["config"] | {"evaluation": evaluation}}
+
+
+def test_compares_with_an_earlier_run(tmp_path):
+    now, then = tmp_path / "now", tmp_path / "then"
+    write_scores(now, score_rows("nuclei", NAMES), score_rows("new", NAMES))
+    write_scores(then, score_rows("nuclei", NAMES[2:], quality=0.7), score_rows("old", NAMES))
+    before = {path: path.stat().st_mtime_ns for path in then.rglob("*")}
+    page, _ = make(now, against(then))
+    assert {path: path.stat().st_mtime_ns for path in then.rglob("*")} == before
+    text = section(page, "baseline")
+    assert "Only in this run: new." in text
+    assert "Only in the earlier run: old." in text
+    assert "10 samples in both runs." in text
+    rows = pd.read_csv(now / "report/tables/baseline.csv")
+    seg = rows[(rows["metric"] == "seg") & (rows["aggregation"] == "pooled")].iloc[0]
+    assert (seg["first"], seg["second"], seg["verdict"], seg["samples"]) == (
+        "then",
+        "now",
+        "better",
+        10,
+    )
+    assert seg["low"] < seg["difference"] < seg["high"]
+    assert seg["difference"] == pytest.approx(seg["second_value"] - seg["first_value"])
+    changes = pd.read_csv(now / "report/tables/changes.csv")
+    assert changes["change"].abs().is_monotonic_decreasing
+    assert set(changes["sample"]) <= set(NAMES[2:])
+    assert "Samples that changed most" in text
+    assert changes["sample"][0] in text
+
+
+def test_against_itself_nothing_changed(tmp_path):
+    for folder in ("now", "then"):
+        write_scores(tmp_path / folder, score_rows("nuclei", NAMES))
+    page, _ = make(tmp_path / "now", against(tmp_path / "then"))
+    assert "No sample changed." in section(page, "baseline")
+    rows = pd.read_csv(tmp_path / "now/report/tables/baseline.csv")
+    assert set(rows["verdict"]) == {"equal"}
+    assert pd.read_csv(tmp_path / "now/report/tables/changes.csv").empty
+
+
+def test_tables_without_intervals_of_an_older_version_are_understood(tmp_path):
+    write_scores(tmp_path / "now", score_rows("nuclei", NAMES))
+    old = sample_rows("nuclei", NAMES, quality=0.7).astype({"fold": "int64"})
+    write_scores(tmp_path / "then", old.drop(columns=["plane", "low", "high", "sd"]))
+    make(tmp_path / "now", against(tmp_path / "then"))
+    rows = pd.read_csv(tmp_path / "now/report/tables/baseline.csv")
+    assert set(rows.loc[rows["metric"] == "dice", "verdict"]) == {"better"}
+
+
+def test_an_earlier_run_that_is_gone_is_said_so(tmp_path):
+    write_scores(tmp_path / "now", score_rows("nuclei", NAMES))
+    page, _ = make(tmp_path / "now", against(tmp_path / "gone"))
+    assert "is not there any more" in section(page, "baseline")
+    assert pd.read_csv(tmp_path / "now/report/tables/baseline.csv").empty
+
+
+def test_an_earlier_run_of_other_experiments_is_said_so(tmp_path):
+    write_scores(tmp_path / "now", score_rows("nuclei", NAMES))
+    write_scores(tmp_path / "then", score_rows("old", NAMES))
+    page, _ = make(tmp_path / "now", against(tmp_path / "then"))
+    assert "no experiment in common" in section(page, "baseline")
+
+
+def test_without_an_earlier_run_there_is_no_such_section(whole):
+    root, page, _ = whole
+    assert 'id="baseline"' not in page.html
+    for name in ("baseline", "changes"):
+        assert pd.read_csv(root / f"report/tables/{name}.csv").empty
+
+
+def test_the_table_of_differences_holds_what_the_page_says(whole):
+    root, page, _ = whole
+    table = pd.read_csv(root / "report/tables/differences.csv")
+    row = table[(table["metric"] == "seg") & (table["aggregation"] == "pooled")].iloc[0]
+    assert format_score(abs(row["difference"])) in section(page, "scores")
+    assert row["verdict"] in section(page, "scores")

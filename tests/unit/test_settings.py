@@ -20,6 +20,10 @@ def change(**sections):
     return {**deepcopy(MINIMAL), **sections}
 
 
+def quote(**more):
+    return {"source": "A 2015", "metric": "seg", "value": 0.9, **more}
+
+
 def problems(config, given=None):
     return [str(problem) for problem in resolve(config, given or {})[1]]
 
@@ -117,6 +121,23 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (change(datasets={"cells": {}, "a b": {}}), "datasets.a b: not safe as a file name"),
         (change(datasets={"cells": {}, "<script>x</script>": {}}), "not safe as a file name"),
         (change(datasets={"cells": {"spacing": [1, 2]}}), "[1, 2] has 2 entries, not 3"),
+        (
+            change(datasets={"cells": {"published": [{"source": "A", "metric": "seg"}]}}),
+            "datasets.cells.published.0: 'value' is missing",
+        ),
+        (
+            change(datasets={"cells": {"published": [quote(metric="sge")]}}),
+            "datasets.cells.published.0.metric: 'sge' is not one of seg, det, f1",
+        ),
+        (
+            change(datasets={"cells": {"published": [quote(url="javascript:alert(1)")]}}),
+            "published.0.url: 'javascript:alert(1)' does not match ^https?://",
+        ),
+        (
+            change(evaluation={"baseline": "./results"}),
+            "evaluation.baseline: ./results is the results folder of this run: name that of an",
+        ),
+        (change(evaluation={"baseline": 3}), "evaluation.baseline: 3 is not a text or null"),
         (change(experiments={"one": {}}), "experiments.one: 'datasets' is missing"),
         (change(experiments={"one": {"datasets": ["cels"]}}), "'cels'; did you mean cells?"),
         (change(experiments={"one": {"datasets": ["cells", "cells"]}}), "names something twice"),

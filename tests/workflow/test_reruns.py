@@ -33,6 +33,8 @@ def test_a_finished_run_has_nothing_to_do(run):
         ("network:", "view: {pane: 64}\nnetwork:", VIEW_ON),
         ("network:", "view: {samples: none}\nnetwork:", AUDIT_ON),
         ("network:", "report: {title: Mine}\nnetwork:", REPORT_ON),
+        ("evaluation: {", "evaluation: {baseline: earlier, ", REPORT_ON),
+        ("lot: 2", "lot: 2\n    published: [{source: A, metric: seg, value: 0.9}]", REPORT_ON),
     ],
 )
 def test_an_edit_of_settings_reruns_what_depends_on_them(run, old, new, jobs):
@@ -76,7 +78,9 @@ def test_touched_files_rerun_nothing(run):
         ("stages/convert.py", EVERYTHING),
         ("seams.py", {"audit_seams": 2, **AUDIT_ON}),
         ("layers.py", VIEW_ON),
+        ("uncertainty.py", {"tabulate": 1, **AUDIT_ON}),
         ("stages/audit.py", AUDIT_ON),
+        ("baseline.py", REPORT_ON),
         ("stages/report.py", REPORT_ON),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -118,5 +119,26 @@ def test_snakemakes_own_report_holds_ours_and_the_scores(run):
     with zipfile.ZipFile(run.folder / "all.zip") as archive:
         names = [Path(name).name for name in archive.namelist()]
         page = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".html"))
-    assert {"report.html", "scores.csv"} <= set(names)
+    tables = {"scores.csv", "experiments.csv", "differences.csv"}
+    assert {"report.html", *tables} <= set(names)
     assert b"The results of the experiments tiny follow" in page
+
+
+def test_an_earlier_run_is_compared_with_and_only_read(run):
+    run.edit("tiny.yaml", "evaluation: {", "evaluation: {baseline: earlier, ")
+    before = {path: path.stat().st_mtime_ns for path in (run.folder / "results").rglob("*")}
+    done = run.snakemake()
+    assert done.returncode != 0
+    assert "evaluation.baseline: earlier cannot be compared with" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in (run.folder / "results").rglob("*")} == before
+    earlier = run.folder / "earlier"
+    shutil.copytree(run.folder / "results" / "evaluate", earlier / "evaluate")
+    before = {path: path.stat().st_mtime_ns for path in earlier.rglob("*")}
+    done = run.snakemake()
+    assert done.returncode == 0, done.stdout
+    assert {path: path.stat().st_mtime_ns for path in earlier.rglob("*")} == before
+    report = run.folder / "results" / "report"
+    assert 'id="baseline"' in (report / "report.html").read_text()
+    assert (report / "tables" / "changes.csv").is_file()
+    assert run.pending() == {}

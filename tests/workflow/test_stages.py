@@ -18,6 +18,7 @@ from gigaseg.stages import (
     predict,
     report,
     split,
+    tabulate,
     train,
     verdict,
     weigh,
@@ -84,7 +85,7 @@ class Lab:
         scores = self.folder / "results/evaluate/scores.json"
         if not stages:
             paths = [Path(path) for path in jobs.manifests("evaluate")]
-            evaluate.tabulate(manifest=scores, evaluate=paths, settings={}, code="", threads=1)
+            tabulate.run(manifest=scores, evaluate=paths, settings={}, code="", threads=1)
         return jobs
 
     def entries(self, stage, folder=""):

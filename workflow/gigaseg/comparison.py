@@ -1,12 +1,10 @@
-"""Compare experiments by their scores: who is best, and which sample is worst.
+"""Find one's way in the table of scores: which metrics to show, which sample is the worst.
 
-Works on the tidy table of scores: one row per experiment, fold, data set, sample (or *pooled* /
-*mean* over samples), metric and threshold.
+`gigaseg.scoretable` explains the table.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,9 @@ from .glossary import MAIN_METRICS, METRICS, SAMPLE_METRICS, describe
 SHOWN_THRESHOLDS = {"f1": (0.5, 0.75), "ap": (0.5, 0.75)}
 
 Key = tuple[str, float | None]
+
+#: How the scores of samples become that of an experiment.
+KINDS = ("pooled", "mean")
 
 
 def list_metrics(scores: pd.DataFrame, only: Collection[str] = ()) -> list[Key]:
@@ -77,81 +78,16 @@ def format_score(value: float) -> str:
     return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
 
 
+def describe_key(key: Key) -> dict[str, Any]:
+    """Return what the report shows of a metric at a threshold."""
+    metric = describe(key[0])
+    return {"title": metric.title, "at": key[1], "better": metric.better, "words": metric.words}
+
+
 def held_out(scores: pd.DataFrame) -> str | None:
     """Return the split whose scores count: test, else validation, else any there is."""
     splits = set(scores["split"])
     return next((s for s in ("test", "validation", *sorted(splits)) if s in splits), None)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of the comparison: the mean over folds, and whether it is the best of its row."""
-
-    value: float
-    n: int
-    folds: int
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All experiments side by side on one split of one data set."""
-
-    dataset: str
-    split: str
-    experiments: list[str]
-    rows: list[tuple[Key, Mapping[tuple[str, str], Cell]]]
-
-
-def compare(scores: pd.DataFrame) -> list[Comparison]:
-    """Set experiments side by side: one table per data set and split.
-
-    Returns
-    -------
-    list of Comparison
-        Each row has cells by (experiment, "pooled" | "mean"); of each column kind the best value
-        is marked if there are two or more experiments and they differ.
-    """
-    totals = scores[scores["aggregation"].isin(["pooled", "mean"])]
-    return [
-        Comparison(
-            dataset=str(dataset),
-            split=str(split),
-            experiments=sorted(set(group["experiment"])),
-            rows=[(key, _mark_best(key[0], _cells(group, key))) for key in list_metrics(group)],
-        )
-        for (dataset, split), group in totals.groupby(["dataset", "split"], sort=True)
-    ]
-
-
-def _cells(group: pd.DataFrame, key: Key) -> dict[tuple[str, str], Cell]:
-    mine = select(group, key)
-    cells = {}
-    for (experiment, kind), part in mine.groupby(["experiment", "aggregation"]):
-        values = part["value"].astype(float)
-        cells[str(experiment), str(kind)] = Cell(
-            value=float(values.mean()) if values.notna().all() else math.nan,
-            n=int(part["n"].sum()),
-            folds=part["fold"].nunique(),
-        )
-    return cells
-
-
-def _mark_best(metric: str, cells: dict[tuple[str, str], Cell]) -> dict[tuple[str, str], Cell]:
-    """Mark the best of each column kind; numbers that look the same are equally good."""
-    pick = {"higher": max, "lower": min}.get(describe(metric).better)
-    if pick is None:
-        return cells
-    marked = dict(cells)
-    for kind in {kind for _, kind in cells}:
-        values = [c.value for (_, k), c in cells.items() if k == kind and math.isfinite(c.value)]
-        if len(set(map(format_score, values))) < 2:
-            continue
-        best = format_score(pick(values))
-        for key, cell in cells.items():
-            if key[1] == kind and format_score(cell.value) == best:
-                marked[key] = replace(cell, best=True)
-    return marked
 
 
 def select(scores: pd.DataFrame, key: Key) -> pd.DataFrame:

@@ -144,6 +144,22 @@ MAIN_METRICS: dict[str, tuple[str, ...]] = {
     "boundary": ("v_rand", "rand", "dice"),
 }
 
+#: What a score of each of these says, in a sentence.
+PLAIN_WORDS = {
+    "seg": "On average, an object and its instance share {percent} of what either covers",
+    "f1": "The objects that were found agree with the true ones to {percent}",
+    "dice": "Segmentation and truth overlap by {percent}",
+    "v_rand": "The cells that pixels are grouped into agree with the true ones to {percent}",
+    "rand": "The objects that pixels are grouped into agree with the true ones to {percent}",
+}
+
+#: The columns of the table of experiments, by what a data set's labels hold.
+OVERVIEW_METRICS: dict[str, tuple[str, ...]] = {
+    "instances": ("seg", "f1", "mean_ap", "pq", "dice"),
+    "foreground": ("v_rand", "v_info", "splits_and_mergers", "rand", "pixel_f"),
+    "boundary": ("v_rand", "v_info", "splits_and_mergers", "rand", "pixel_f"),
+}
+
 #: The columns of the table of samples: one metric for each kind of question.
 SAMPLE_METRICS = (
     "seg", "f1", "dice", "adapted_rand_error", "v_rand", "pixel_error", "warping_error",

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 
+from . import baseline
 from . import comparison as compare
 from .benchmarks import duration, memory
 from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
+from .comparison import KINDS, describe_key
 from .glossary import METRICS, describe
+from .headlines import Overview, headlines, overview_table, overviews
+from .pairs import pair_table
 from .proof import build_proof
+from .resampling import RESAMPLES
+from .standings import Standings, list_standings
 from .summaries import Model, Results, describe_datasets, list_failures
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
@@ -26,7 +31,6 @@ MAXIMUM_ROWS = 2000
 MAXIMUM_FINGERPRINTS = 500
 
 LIBRARIES = ("torch", "lightning", "zarr", "dask", "numpy", "scipy", "numba", "snakemake")
-_KINDS = ("pooled", "mean")
 
 
 def render(context: Mapping[str, Any]) -> str:
@@ -57,6 +61,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections = [
         ("failures", "Failures"),
         ("scores", "Scores"),
+        ("baseline", "Earlier run"),
         ("pictures", "Pictures"),
         ("training", "Training"),
         ("proof", "Proof"),
@@ -66,6 +71,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("settings", "Settings"),
     ]
     absent = {"failures": not context["failures"], "samples": not context["sample_rows"]}
+    absent["baseline"] = context["baseline"] is None
     return [(name, title) for name, title in sections if not absent.get(name, False)]
 
 
@@ -79,12 +85,19 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         ``title``; ``config``, if there, is shown section by section.
     """
     labels = kinds_of_labels(settings)
+    standings = list_standings(results.scores)
+    experiments = {model.experiment for model in results.models}
+    experiments |= {record.experiment for record in results.records} - {""}
+    config = settings.get("config", {})
     return {
         "title": str(settings.get("title") or "Segmentation report"),
-        "headlines": headlines(results, labels),
+        "headlines": headlines(experiments, results.scores, standings, labels),
+        "resamples": f"{RESAMPLES:,}",
+        **_overviews(overviews(results.scores, standings, config.get("datasets", {}))),
         "notes": results.notes,
         "failures": list_failures(results.records),
-        **_scores(results.scores, labels),
+        **_scores(results.scores, standings, labels),
+        "baseline": _baseline(results.scores, config, labels),
         **_training(results.models),
         "proof": build_proof(results),
         "datasets": _datasets(results),
@@ -108,62 +121,45 @@ def kinds_of_labels(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: facts.get("labels", "instances") for name, facts in datasets.items()}
 
 
-def headlines(results: Results, labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Say how good each experiment is: its main metric on each data set, on held-out samples."""
-    names = [model.experiment for model in results.models]
-    names += [record.experiment for record in results.records if record.experiment]
-    names += list(results.scores["experiment"])
-    lines = []
-    for name in sorted(set(names)):
-        mine = results.scores[results.scores["experiment"] == name]
-        scores = [
-            line
-            for dataset, group in mine.groupby("dataset", sort=True)
-            if (line := _headline(group, labels.get(str(dataset), "instances"))) is not None
-        ]
-        lines.append({"experiment": name, "scores": scores, "sentence": "No scores yet."})
-    return lines
-
-
-def _headline(group: pd.DataFrame, labels: str) -> dict[str, Any] | None:
-    split = compare.held_out(group)
-    group = group[group["split"] == split]
-    key = compare.main_metric(group, labels)
-    if key is None:
-        return None
-    rows = compare.select(group, key)
-    for kind in (*_KINDS, "sample"):
-        values = rows.loc[rows["aggregation"] == kind, "value"].astype(float)
-        if np.isfinite(values).any():
-            break
-    folds = rows["fold"].nunique()
-    count = rows.loc[rows["aggregation"] == "sample", "sample"].nunique()
-    sentence = f"{group['dataset'].iloc[0]}: {kind} over {_plural(count, f'{split} sample')}"
-    sentence += f", mean of {folds} folds." if folds > 1 else "."
-    if split == "train":
-        sentence += " These samples were also trained on: expect less on new ones."
-    return {"key": describe_key(key), "value": float(values.mean()), "sentence": sentence}
-
-
-def describe_key(key: compare.Key) -> dict[str, Any]:
-    """Return what the template shows of a metric at a threshold."""
-    metric = describe(key[0])
-    return {"title": metric.title, "at": key[1], "better": metric.better, "words": metric.words}
-
-
-def _scores(scores: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, Any]:
-    metrics = dict.fromkeys(metric for metric, _ in compare.list_metrics(scores))
+def _overviews(tables: Sequence[Overview]) -> dict[str, Any]:
     return {
-        "comparisons": [_comparison(scores, c, labels) for c in compare.compare(scores)],
+        "overviews": [
+            {
+                "dataset": one.dataset,
+                "split": one.split,
+                "heading": "Pooled over samples, mean of folds"
+                if any(cell and cell.folds > 1 for cells in one.rows.values() for cell in cells)
+                else "Pooled over samples",
+                "keys": [describe_key(key) for key in one.keys],
+                "rows": list(one.rows.items()),
+                "quotes": [
+                    {**vars(quote), "cells": [quote.values.get(key) for key in one.keys]}
+                    for quote in one.quotes
+                ],
+            }
+            for one in tables
+        ],
+        "overview_table": overview_table(tables),
+    }
+
+
+def _scores(
+    scores: pd.DataFrame, standings: Sequence[Standings], labels: Mapping[str, str]
+) -> dict[str, Any]:
+    metrics = dict.fromkeys(metric for metric, _ in compare.list_metrics(scores))
+    pairs = [("", one.dataset, one.split, pair) for one in standings for pair in one.pairs]
+    return {
+        "comparisons": [_comparison(scores, one, labels) for one in standings],
+        "pair_table": pair_table(pairs),
         "glossary": [METRICS[name] for name in metrics if name in METRICS],
     }
 
 
 def _comparison(
-    scores: pd.DataFrame, table: compare.Comparison, labels: Mapping[str, str]
+    scores: pd.DataFrame, table: Standings, labels: Mapping[str, str]
 ) -> dict[str, Any]:
     mine = scores[(scores["dataset"] == table.dataset) & (scores["split"] == table.split)]
-    kinds = [k for k in _KINDS if any(k == kind for _, row in table.rows for _, kind in row)]
+    kinds = [k for k in KINDS if any(k == kind for _, row in table.rows for _, kind in row)]
     key = compare.main_metric(
         mine[mine["aggregation"] == "sample"], labels.get(table.dataset, "instances")
     )
@@ -172,23 +168,80 @@ def _comparison(
         "dataset": table.dataset,
         "split": table.split,
         "experiments": table.experiments,
-        "kinds": kinds,
+        "kinds": [(kind, _heading(kind, table)) for kind in kinds],
         "groups": [
             (group, [{"key": describe_key(key), "cells": cells} for key, cells in rows])
             for group, rows in groupby(table.rows, lambda row: describe(row[0][0]).group)
         ],
         "caption": _count_samples(mine, table.experiments),
+        "key": describe_key(key) if key else None,
+        "pairs": [pair for pair in table.pairs if (pair.metric, pair.at) == key],
         "strips": strips,
         "strips_caption": caption,
         "curves": threshold_charts(mine),
     }
 
 
+def _heading(kind: str, table: Standings) -> str:
+    """Name an aggregation; over folds it is the mean of each fold's."""
+    folds = any(cell.folds > 1 for _, cells in table.rows for cell in cells.values())
+    name = {"pooled": "pooled", "mean": "mean over samples"}[kind]
+    return f"{name}, mean of folds" if folds else name
+
+
+def _baseline(
+    scores: pd.DataFrame, config: Mapping[str, Any], labels: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Compare with an earlier run, if the settings name one; None if they do not."""
+    folder = config.get("evaluation", {}).get("baseline")
+    if folder is None:
+        return None
+    then = baseline.read_scores(Path(folder))
+    progress = [] if then is None else baseline.compare_runs(scores, then, labels)
+    new, gone = ([], []) if then is None else baseline.unmatched(scores, then)
+    return {
+        "folder": folder,
+        "missing": then is None,
+        "progress": [_progress(one) for one in progress],
+        "new": new,
+        "gone": gone,
+        "pair_table": pair_table(
+            (one.experiment, one.dataset, one.split, pair) for one in progress for pair in one.pairs
+        ),
+        "changes_table": baseline.changes_table(progress),
+    }
+
+
+def _progress(one: baseline.Progress) -> dict[str, Any]:
+    pooled = [pair for pair in one.pairs if pair.aggregation == "pooled"]
+    return {
+        **vars(one),
+        "key": describe_key(one.key) if one.key else None,
+        "rows": [(describe_key((pair.metric, pair.at)), pair) for pair in pooled],
+        "changes": one.changes[: baseline.MOST_CHANGED],
+        "left_out": max(len(one.changes) - baseline.MOST_CHANGED, 0),
+    }
+
+
+def list_tables(context: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Return what the page says of experiments and runs as tables, by the name of their file.
+
+    Without an earlier run to compare with, its tables have no rows.
+    """
+    earlier = context["baseline"] or {}
+    return {
+        "experiments": context["overview_table"],
+        "differences": context["pair_table"],
+        "baseline": earlier.get("pair_table", pair_table([])),
+        "changes": earlier.get("changes_table", baseline.changes_table([])),
+    }
+
+
 def _count_samples(scores: pd.DataFrame, experiments: Sequence[str]) -> str:
     samples = scores[scores["aggregation"] == "sample"]
     counts = [samples.loc[samples["experiment"] == e, "sample"].nunique() for e in experiments]
-    folds = scores["fold"].nunique()
-    many = f" With {folds} folds, each number is the mean over the folds." if folds > 1 else ""
+    folds = samples["fold"].nunique()
+    many = f" With {folds} folds, ± is the standard deviation over the folds." if folds > 1 else ""
     if len(set(counts)) == 1:
         return f"{_plural(counts[0], 'sample')}.{many}"
     each = "; ".join(
@@ -255,7 +308,11 @@ def _few(texts: Sequence[str]) -> str:
 def _sample_table(scores: pd.DataFrame) -> dict[str, Any]:
     keys, rows = compare.per_sample(scores)
     shown = [{**row, "numbers": [row["values"].get(key) for key in keys]} for row in rows]
+    of_planes = scores[scores["aggregation"] == "plane"]
     return {
+        "planes": len(of_planes[["experiment", "fold", "sample", "plane"]].drop_duplicates())
+        if len(of_planes)
+        else 0,
         "sample_columns": [describe_key(key) for key in keys],
         "sample_rows": shown[:MAXIMUM_ROWS],
         "sample_rows_left_out": max(len(shown) - MAXIMUM_ROWS, 0),

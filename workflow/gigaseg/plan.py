@@ -32,8 +32,9 @@ SECTIONS = {
     "view": ("view",),
 }
 
-# How many jobs share a prediction never changes it, so they are not told.
-UNTOLD = {"prediction": {"jobs_per_sample"}}
+# How many jobs share a prediction never changes it, and what to compare with no score: the jobs are
+# not told.
+UNTOLD = {"prediction": {"jobs_per_sample"}, "evaluation": {"baseline"}}
 
 ROW = ("labels", "objects", "channels", "spacing")  # what a data set says of each of its samples
 
@@ -269,6 +270,22 @@ class Plan:
             "manifests": [path.relative_to(self.results).as_posix() for path in paths],
         }
         return canonical_json({**self.settings["report"], **told})
+
+    def baseline(self) -> list[str]:
+        """Return the scores of the run to compare with; none if it is not there (any more)."""
+        folder = self.settings["evaluation"]["baseline"]
+        path = Path(folder or "") / "evaluate" / "scores.parquet"
+        return [str(path)] if folder and path.is_file() else []
+
+    def check_baseline(self) -> None:
+        """Raise FileNotFoundError if there is nothing to compare with where the settings say so."""
+        folder = self.settings["evaluation"]["baseline"]
+        if folder and not self.baseline():
+            what = "no evaluate/scores.parquet" if Path(folder).is_dir() else "no such folder"
+            raise FileNotFoundError(
+                f"evaluation.baseline: {folder} cannot be compared with: there is {what}. It must "
+                "be the results folder of an earlier run; null compares with none."
+            )
 
     def verdict(self) -> str:
         """Return the settings of the last job, which looks for failed samples."""

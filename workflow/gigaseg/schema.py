@@ -64,7 +64,7 @@ def _translate(error: jsonschema.ValidationError) -> Iterator[Problem]:
         known = error.schema.get("properties", {})
         for key in error.instance.keys() - known.keys():
             yield Problem((*where, str(key)), f"unknown key{nearest(str(key), known)}")
-    elif error.validator == "pattern":
+    elif "propertyNames" in error.absolute_schema_path and error.validator == "pattern":
         yield Problem((*where, str(error.instance)), SAFE_NAME)
     else:
         about = error.schema.get("description")
@@ -106,6 +106,8 @@ def _complaint(error: jsonschema.ValidationError) -> str:
             return f"{value} is not below {limit}"
         case "required":
             return error.message.replace("a required property", "missing")
+        case "pattern":
+            return f"{value} does not match {limit}"
         case "uniqueItems":
             return f"{value} names something twice"
         case "maxLength":

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
@@ -139,6 +140,10 @@ def check(settings: Mapping[str, Any]) -> Iterator[Problem]:
     low, high = settings["intensity"]["low"], settings["intensity"]["high"]
     if _numbers(low, high) and not low < high:
         yield Problem(("intensity", "high"), f"{high} is not above low, {low}")
+    earlier = settings["evaluation"]["baseline"]
+    if isinstance(earlier, str) and _same_folder(earlier, settings["results"]):
+        text = f"{earlier} is the results folder of this run: name that of an earlier one"
+        yield Problem(("evaluation", "baseline"), text)
     for name, experiment in settings["experiments"].items():
         where = ("experiments", str(name))
         yield from _check_datasets(where, experiment, settings.get("datasets", {}))
@@ -196,6 +201,10 @@ def _uneven(geometry: UNetGeometry, tile: int, chunk: int, shard: int) -> str:
         f"px: the nearest tile that does is {nearest}, and the next storage.shard for this one is "
         f"{_next(shard, math.lcm(chunk, step))}"
     )
+
+
+def _same_folder(one: str, other: Any) -> bool:
+    return isinstance(other, str) and os.path.abspath(one) == os.path.abspath(other)
 
 
 def _next(value: int, factor: int) -> int:

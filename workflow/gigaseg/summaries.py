@@ -16,6 +16,7 @@ import pandas as pd
 
 from .benchmarks import number, read_benchmarks
 from .ledger import BOOKS, read_manifest
+from .scoretable import frame
 
 #: Stages that write one manifest per lot, in order; True where they run once per experiment.
 LOT_STAGES = {
@@ -28,9 +29,6 @@ LOT_STAGES = {
     "view": True,
 }
 FOLDERS = {"audit_seams": "audit"}  # where they are not called like the stage
-SCORE_COLUMNS = (
-    "experiment", "fold", "dataset", "sample", "split", "aggregation", "metric", "at", "value", "n",
-)  # fmt: skip
 _KEYS = {"sample", "dataset", "split", "status", "message", "store", "fingerprint"}
 
 
@@ -211,7 +209,7 @@ def read_history(path: Path) -> dict[str, list[float]]:
 def _read_scores(path: Path, notes: list[str]) -> pd.DataFrame:
     if not path.is_file():
         notes.append("There is no table of scores yet.")
-        return pd.DataFrame(columns=list(SCORE_COLUMNS))
+        return frame([])
     scores = pd.read_parquet(path)
     for name in ("experiment", "fold", "dataset", "sample", "split"):
         scores[name] = scores[name].astype("object").where(scores[name].notna(), "").astype(str)

@@ -30,6 +30,7 @@ def model(wildcards):
 
 def foresee(run):
     """Print what a run will take; end it before it begins if that cannot be there."""
+    plan.check_baseline()
     jobs = [job for job in run.dag.needrun_jobs() if job.rule.name != "forecast"]
     if not jobs:
         return

@@ -3,7 +3,7 @@ localrules:
 
 
 # Relative: moving the whole folder changes no input.
-template = os.path.relpath(f"{workflow.basedir}/resources/report/report")
+templates = os.path.relpath(f"{workflow.basedir}/resources/report")
 
 
 rule report:
@@ -12,7 +12,18 @@ rule report:
         train=plan.manifests("train"),
         outcomes=plan.outcomes(),
         audit=rules.audit.output.manifest,
-        page=[f"{template}.{kind}" for kind in ("html.jinja", "css", "js")],
+        page=[
+            f"{templates}/{name}"
+            for name in (
+                "report.html.jinja",
+                "experiments.html.jinja",
+                "baseline.html.jinja",
+                "report.css",
+                "report.js",
+            )
+        ],
+        # Read only, and not waited for: the report says so if it is gone.
+        baseline=plan.baseline(),
     output:
         manifest=f"{RESULTS}/report/report.json",
         html=report(
@@ -20,6 +31,15 @@ rule report:
             caption="../report/report.rst",
             category="Segmentation",
         ),
+        # All of them, always: Snakemake overlooks edited settings where an output is missing.
+        tables=[
+            report(
+                f"{RESULTS}/report/tables/{name}.csv",
+                caption=f"../report/{name}.rst",
+                category="Segmentation",
+            )
+            for name in ("experiments", "differences", "baseline", "changes")
+        ],
     log:
         f"{RESULTS}/logs/report/report.log",
     benchmark:

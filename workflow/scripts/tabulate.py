@@ -2,10 +2,10 @@ import json
 from pathlib import Path
 
 from gigaseg import logs
-from gigaseg.stages import evaluate
+from gigaseg.stages import tabulate
 
 logs.start(snakemake.log[0], "tabulate")
-evaluate.tabulate(
+tabulate.run(
     manifest=Path(snakemake.output.manifest),
     evaluate=[Path(path) for path in snakemake.input.evaluate],
     settings=json.loads(snakemake.params.settings),

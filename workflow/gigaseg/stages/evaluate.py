@@ -1,55 +1,38 @@
-"""Evaluate: score probabilities and instances against the truth, per lot; tabulate: join the lots.
+"""Evaluate: score probabilities and instances against the truth, per lot.
 
-The table of a lot is tidy: one row per sample, metric and threshold (`at`; NaN for a metric
-without one and for the best over thresholds). Column `counts` holds, as JSON, the whole numbers
-behind a score; `tabulate` pools these, so pooled scores are exact and no image is read again.
+The table of a lot (see `gigaseg.scoretable`) has a row per sample, metric and threshold, and one
+per plane of a stack. Column `counts` holds, as JSON, the numbers behind a score; tabulate pools
+these, so pooled scores are exact and no image is read again.
 """
 
-import hashlib
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
-from ..ledger import digest, fingerprint, write_atomically, write_manifest
-from ..scores import Score, Tally, add, average, decode, score, tally_instances, tally_map
+from ..ledger import digest, fingerprint
+from ..scores import Score, Tally, add, score, tally_instances, tally_map
+from ..scoretable import frame, records, write_parquet
 from ..volumes import Volume, open_volume
-from . import Row, read_entries, run_lot, share_threads, stamp
+from . import Row, read_entries, run_lot, share_threads
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr")
 
 PIECE = 2048  # px; what a thread reads at a time of truth and instances, 16 MB each
 
-COLUMNS = {
-    "experiment": "str",
-    "fold": "int64",
-    "dataset": "str",
-    "split": "str",
-    "aggregation": "str",  # sample, pooled (over the counts of samples), mean (over samples)
-    "sample": "str",
-    "metric": "str",
-    "at": "float64",
-    "value": "float64",
-    "n": "int64",
-    "family": "str",
-    "counts": "str",
-}
-GROUP = ["experiment", "fold", "dataset", "split"]
-
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One sample's scores and its facts for the manifest."""
+    """One sample's scores, those of the planes of a stack, and its facts for the manifest."""
 
     scores: Sequence[Score]
+    planes: Mapping[int, Sequence[Score]]
     facts: Mapping[str, Any]
 
 
@@ -96,9 +79,9 @@ def run(
     rows = [
         record
         for row in done
-        for record in _records(_group(row, settings), row, futures[row["sample"]].result().scores)
+        for record in _records(_group(row, settings), futures[row["sample"]].result())
     ]
-    _write_parquet(manifest.with_suffix(".parquet"), _frame(rows))
+    write_parquet(manifest.with_suffix(".parquet"), frame(rows))
     run_lot(
         "evaluate",
         manifest,
@@ -147,17 +130,17 @@ def evaluate_sample(
     facts = {"store": None, "fingerprint": digest(stamp), "inputs": stamp["inputs"]}
     facts |= {"scored": row["label"] is not None}
     if not facts["scored"]:
-        return Evaluated([], facts)
+        return Evaluated([], {}, facts)
     truth = open_volume(image["store"], "truth")
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
-    scores = score(
-        tally_volume(
-            truth, found, segments, row["objects"], settings["evaluation"], workers=workers
-        )
+    problems = tally_volume(
+        truth, found, segments, row["objects"], settings["evaluation"], workers=workers
     )
-    content = [[one.metric, one.at, repr(one.value), one.counts] for one in scores]
-    return Evaluated(scores, {**facts, "shape": truth.shape, "scores": digest(content)})
+    scores, planes = score(add(tally for _, tally in problems)), _score_planes(problems)
+    every = chain(scores, *planes.values())
+    content = [[one.metric, one.at, repr(one.value), one.counts] for one in every]
+    return Evaluated(scores, planes, {**facts, "shape": truth.shape, "scores": digest(content)})
 
 
 def tally_volume(
@@ -168,13 +151,18 @@ def tally_volume(
     evaluation: Mapping[str, Any],
     *,
     workers: int = 1,
-) -> Tally:
-    """Count everything the metrics need.
+) -> list[tuple[int | None, Tally]]:
+    """Count everything the metrics need, for each problem; the counts of a sample are their sum.
 
-    Boundary-map metrics are defined in the plane: each plane is held in memory, and its counts are
-    added. They are taken from the first channel (the foreground, or the interior); without
-    thresholds there are none. Instance metrics treat every plane (`objects` "plane") or the volume
-    ("volume") as one problem of any size.
+    Boundary-map metrics are defined in the plane: each plane is held in memory. They are taken from
+    the first channel (the foreground, or the interior); without thresholds there are none. Instance
+    metrics treat every plane (`objects` "plane") or the volume ("volume") as one problem of any
+    size.
+
+    Returns
+    -------
+    list of (int or None, Tally)
+        The plane of the problem, None for the volume.
     """
     planes = range(truth.shape[0] if evaluation["thresholds"] else 0)
     on_map = (
@@ -195,7 +183,18 @@ def tally_volume(
         )
         for table in count_pairs(truth, segments, objects, workers=workers)
     )
-    return add(chain(on_map, on_instances))
+    flat = objects == "plane"
+    numbered = ((z if flat else None, tally) for z, tally in enumerate(on_instances))
+    return [*zip(planes, on_map, strict=True), *numbered]
+
+
+def _score_planes(problems: Iterable[tuple[int | None, Tally]]) -> dict[int, list[Score]]:
+    """Score the planes that are problems of their own, if there are several."""
+    planes: dict[int, list[Tally]] = {}
+    for z, tally in problems:
+        if z is not None:
+            planes.setdefault(z, []).append(tally)
+    return {z: score(add(tallies)) for z, tallies in planes.items()} if len(planes) > 1 else {}
 
 
 def count_pairs(
@@ -220,72 +219,6 @@ def count_pairs(
             yield Contingency.total(pool.map(count, problem))
 
 
-def tabulate(
-    *,
-    manifest: Path,
-    evaluate: Sequence[Path],
-    settings: Mapping[str, Any],
-    code: str,
-    threads: int,  # noqa: ARG001  every stage is called alike
-) -> None:
-    """Join the tables of all lots and add, per model, data set and split, pooled and mean rows.
-
-    Parameters
-    ----------
-    manifest : Path
-        ``scores.json``, written last, beside ``scores.parquet`` and, for people, ``scores.csv``.
-    evaluate : sequence of Path
-        Manifests of the lots.
-    settings : mapping
-        The list of lots, which Snakemake compares.
-    code : str
-        Digest of this stage's code.
-    threads : int
-        Not used.
-    """
-    lots = [pd.read_parquet(path.with_suffix(".parquet")) for path in evaluate]
-    samples = _join(lots)
-    table = _join([samples, _frame(_aggregates(samples))])
-    order = [*GROUP, "aggregation", "sample", "metric", "at"]
-    table = table.sort_values(order, kind="stable", na_position="first", ignore_index=True)
-    text = table.drop(columns=["family", "counts"]).to_csv(index=False)
-    _write_parquet(manifest.with_suffix(".parquet"), table)
-    write_atomically(manifest.with_suffix(".csv"), text)
-    write_manifest(
-        manifest,
-        {
-            "stage": "tabulate",
-            "lot": None,
-            "samples": [],
-            "rows": len(table),
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            **stamp(settings, code),
-        },
-    )
-
-
-def _aggregates(samples: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield the pooled and the mean rows of every model, data set and split."""
-    for values, rows in samples.groupby(GROUP, sort=True):
-        group = dict(zip(GROUP, values, strict=True))
-        tallies = [_tally(part) for _, part in rows.groupby("sample", sort=True)]
-        pooled = score(add(tallies), n=len(tallies))
-        means = average([score(tally) for tally in tallies])
-        for aggregation, scores in (("pooled", pooled), ("mean", means)):
-            yield from _records({**group, "aggregation": aggregation}, {"sample": ""}, scores)
-
-
-def _tally(rows: pd.DataFrame) -> Tally:
-    """Read the counts of one sample back from its rows."""
-    counted = rows[rows["family"] != ""].drop_duplicates(["family", "at"])
-    return {
-        (family, None if np.isnan(at) else at): decode(family, text)
-        for family, at, text in zip(
-            counted["family"], counted["at"], counted["counts"], strict=True
-        )
-    }
-
-
 def _group(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "experiment": settings["experiment"],
@@ -293,30 +226,15 @@ def _group(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
         "dataset": row["dataset"],
         "split": row["split"],
         "aggregation": "sample",
+        "sample": row["sample"],
     }
 
 
-def _records(
-    group: Mapping[str, Any], row: Mapping[str, Any], scores: Iterable[Score]
-) -> Iterator[dict[str, Any]]:
-    for one in scores:
-        yield {**group, "sample": row["sample"], **asdict(one)}
-
-
-def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return records as a table whose columns have their types even without any row."""
-    return pd.DataFrame(list(records), columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    full = [table for table in tables if len(table)]
-    return pd.concat(full, ignore_index=True) if full else _frame([])
-
-
-def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write_atomically(path, buffer.getvalue())
+def _records(group: Mapping[str, Any], sample: Evaluated) -> Iterator[dict[str, Any]]:
+    yield from records(group, sample.scores)
+    for z, scores in sample.planes.items():
+        # The counts of planes would be as many again; those of the sample are enough to pool.
+        yield from records({**group, "aggregation": "plane"}, scores, plane=z, family="", counts="")
 
 
 def _plane(volume: Volume, z: int) -> LabelArray:

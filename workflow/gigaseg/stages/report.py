@@ -1,5 +1,6 @@
 """Report: everything below the results folder in, one self-contained HTML page out."""
 
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from ..addresses import Addresses, link_samples
 from ..fingerprints import digest
 from ..glossary import describe
 from ..ledger import write_atomically, write_manifest
-from ..page import build_context, describe_key, kinds_of_labels, render
+from ..page import build_context, kinds_of_labels, list_tables, render
 from ..summaries import Record, Results, read_results
 from ..views import Pictures, View, draw_sample, open_sample
 from . import stamp
@@ -54,7 +55,8 @@ def run(
     Parameters
     ----------
     manifest : Path
-        Written last. The page lies beside it, as ``report.html``.
+        Written last. The page lies beside it, as ``report.html``, and what it says of experiments
+        in numbers as ``tables/*.csv``.
     settings : mapping
         ``title``, ``samples_per_experiment``, ``config``, the settings of the whole run, and
         ``manifests``, what is shown: see `gigaseg.summaries.read_results`.
@@ -73,6 +75,8 @@ def run(
     context["galleries"] = draw_galleries(found, list(chosen), threads)
     link_samples(context, Addresses(found.at("view"), manifest.parent))
     write_atomically(manifest.with_suffix(".html"), render(context))
+    for name, table in list_tables(context).items():
+        write_atomically(manifest.parent / "tables" / f"{name}.csv", table.to_csv(index=False))
     summary = summarise(found, context, digest([code, settings]))
     write_manifest(manifest, summary | stamp(settings, code))
 
@@ -85,6 +89,7 @@ def summarise(results: Results, context: Mapping[str, Any], fingerprint: str) ->
     lines = {
         line["experiment"]: [
             {"sentence": s["sentence"], "metric": s["key"]["title"], "value": s["value"]}
+            | {end: None if math.isnan(s[end]) else s[end] for end in ("low", "high")}
             for s in line["scores"]
         ]
         for line in context["headlines"]
@@ -198,7 +203,7 @@ def _show(choice: Choice, stores: Stores) -> dict[str, Any]:
     return {
         **base,
         **_arrange(pictures, record.sample),
-        "scores": [(describe_key(k), choice.scores[k]) for k in list(choice.scores)[:4]],
+        "scores": [(compare.describe_key(k), choice.scores[k]) for k in list(choice.scores)[:4]],
         "facts": _facts(record),
         "faults": list((pictures.faults or {}).items()),
         "caption": _caption(pictures, record),
