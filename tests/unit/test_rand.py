@@ -9,8 +9,8 @@ from gigaseg.rand import (
     adapted_rand_counts,
     information_counts,
     rand_counts,
-    thin,
 )
+from gigaseg.thinning import thin
 
 
 def table(truth, segments):

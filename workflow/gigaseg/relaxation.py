@@ -155,17 +155,21 @@ class Waiting:
     ----------
     plane : BitMap
         The map to be relaxed; it is changed in place.
-    counts : sequence of int
+    counts : ndarray of int64, shape (ranks,)
         Mismatches per rank.
     folder : Path, optional
         Where a file may be made, without a name: it is gone when it is closed, even if the
         process is killed. None: the system's folder for such files.
     """
 
-    def __init__(self, plane: BitMap, counts: Sequence[int], folder: Path | None = None) -> None:
+    def __init__(
+        self, plane: BitMap, counts: npt.NDArray[np.int64], folder: Path | None = None
+    ) -> None:
         self._plane, self._type = plane, np.dtype(plane.index_type)
-        self._file = SpooledTemporaryFile(IN_MEMORY, dir=folder)  # noqa: SIM115  see __exit__
-        ends = np.cumsum([0, *counts])
+        self._file = SpooledTemporaryFile(  # noqa: SIM115  see __exit__
+            IN_MEMORY, dir=None if folder is None else str(folder)
+        )
+        ends = np.append(0, np.cumsum(counts))
         self._next, self._left = ends[:-1], int(ends[-1])
 
     def __enter__(self) -> "Waiting":
@@ -196,7 +200,7 @@ class Waiting:
         for start in range(0, self._left, PART):
             part = np.empty(min(PART, self._left - start), self._type)
             self._file.seek(start * self._type.itemsize)
-            self._file.readinto(part)
+            self._file.readinto(part.data)
             count = _visit(self._plane.bits, self._plane.row, part, _SIMPLE)
             self._write(kept, part[:count])
             kept += count

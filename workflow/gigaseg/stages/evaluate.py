@@ -20,6 +20,7 @@ import pandas as pd
 from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint, write_atomically, write_manifest
+from ..maps import BoundaryMap
 from ..scores import Score, Tally, add, average, decode, score, tally_instances, tally_map
 from ..volumes import Volume, open_volume
 from . import Row, read_entries, run_lot, share_threads, stamp
@@ -81,11 +82,14 @@ def run(
     """
     images, maps, instances = read_entries(convert), read_entries(predict), read_entries(split)
     at_once, workers = share_threads(threads, len(settings["samples"]))
+    manifest.parent.mkdir(parents=True, exist_ok=True)
 
     def evaluate(row: Row) -> Evaluated:
         name = row["sample"]
         entries = images[name], maps[name], instances[name]
-        return evaluate_sample(row, *entries, settings=settings, code=code, workers=workers)
+        return evaluate_sample(
+            row, *entries, settings=settings, code=code, workers=workers, folder=manifest.parent
+        )
 
     ready = [row for row in settings["samples"] if instances[row["sample"]]["status"] == "done"]
     with ThreadPoolExecutor(at_once) as pool:
@@ -119,6 +123,7 @@ def evaluate_sample(
     settings: Mapping[str, Any],
     code: str,
     workers: int = 1,
+    folder: Path | None = None,
 ) -> Evaluated:
     """Score one sample.
 
@@ -132,6 +137,8 @@ def evaluate_sample(
         As for `run`.
     workers : int
         Threads.
+    folder : Path, optional
+        See `tally_volume`.
 
     Raises
     ------
@@ -153,7 +160,13 @@ def evaluate_sample(
     _check_shapes(truth, found, segments)
     scores = score(
         tally_volume(
-            truth, found, segments, row["objects"], settings["evaluation"], workers=workers
+            truth,
+            found,
+            segments,
+            row["objects"],
+            settings["evaluation"],
+            workers=workers,
+            folder=folder,
         )
     )
     content = [[one.metric, one.at, repr(one.value), one.counts] for one in scores]
@@ -168,19 +181,19 @@ def tally_volume(
     evaluation: Mapping[str, Any],
     *,
     workers: int = 1,
+    folder: Path | None = None,
 ) -> Tally:
     """Count everything the metrics need.
 
-    Boundary-map metrics are defined in the plane: each plane is held in memory, and its counts are
-    added. They are taken from the first channel (the foreground, or the interior); without
-    thresholds there are none. Instance metrics treat every plane (`objects` "plane") or the volume
-    ("volume") as one problem of any size.
+    Boundary-map metrics are defined in the plane: the counts of planes are added. They are taken
+    from the first channel (the foreground, or the interior); without thresholds there are none.
+    Instance metrics treat every plane (`objects` "plane") or the volume ("volume") as one problem.
+    Planes and volumes may be of any size; `folder` is where files of a moment may lie.
     """
     planes = range(truth.shape[0] if evaluation["thresholds"] else 0)
     on_map = (
         tally_map(
-            _plane(truth, z),
-            _plane(probability, z),
+            BoundaryMap(_Plane(truth, z), _Plane(probability, z), folder=folder),
             thresholds=evaluation["thresholds"],
             radius=evaluation["warping_radius"],
             workers=workers,
@@ -319,10 +332,21 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _plane(volume: Volume, z: int) -> LabelArray:
-    """Read one plane, of the first channel if there are channels."""
-    array: Any = volume.array
-    return np.asarray(array[0, z] if volume.axes[0] == "c" else array[z])
+@dataclass(frozen=True)
+class _Plane:
+    """One plane of a volume, of the first channel if there are channels; sliced like an array."""
+
+    volume: Volume
+    z: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.volume.shape[1:]
+
+    def __getitem__(self, key: tuple[slice, slice]) -> LabelArray:
+        array: Any = self.volume.array
+        channel = (0,) if self.volume.axes[0] == "c" else ()
+        return np.asarray(array[(*channel, self.z, *key)])
 
 
 def _check_shapes(truth: Volume, *others: Volume) -> None:
