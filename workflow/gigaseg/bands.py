@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gigaseg.forest import join_pairs
 from gigaseg.labels import BoolArray, LabelArray, components, contingency
 
-Ids = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.signedinteger]
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def join_bands(bands: Sequence[Band], labels: Iterable[LabelArray]) -> list[Ids]
 
     Returns
     -------
-    list of ndarray of int64, shape (1 + components of the band,)
-        Per band: the id of each label; positive, and 0 for 0.
+    list of ndarray of int32 or int64, shape (1 + components of the band,)
+        Per band: the id of each label; positive, and 0 for 0. All have one type, int32 if it does.
 
     Examples
     --------
@@ -90,8 +90,9 @@ def join_bands(bands: Sequence[Band], labels: Iterable[LabelArray]) -> list[Ids]
             pairs.append(np.stack(sides).astype(np.int64) - 1)
         bases.append(bases[-1] + int(found.max(initial=0)))
         before = band, found
-    root = join_pairs(bases[-1], np.concatenate(pairs, axis=1))
-    return [np.append(0, root[a:b] + 1) for a, b in pairwise(bases)]
+    ids = join_pairs(bases[-1], np.concatenate(pairs, axis=1)) + 1
+    ids = np.append(0, ids).astype(np.int32 if bases[-1] < 2**31 else np.int64)
+    return [np.append(ids[:1], ids[a + 1 : b + 1]) for a, b in pairwise(bases)]
 
 
 class LabelledBands:
@@ -126,7 +127,7 @@ class LabelledBands:
         return last[1]
 
     def ids(self, band: Band) -> Ids:
-        """Return the plane's ids in the rows that are read of a band, int64."""
+        """Return the plane's ids in the rows that are read of a band."""
         return self._tables[band][self.components(band)]
 
     def locally(self, band: Band) -> npt.NDArray[np.int32]:

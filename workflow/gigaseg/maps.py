@@ -23,7 +23,7 @@ from .relaxation import BitMap, Waiting, visiting_order
 from .thinning import HALO, thin_bands
 from .warping import Kinds, WarpingCounts, classify, count_kinds
 
-PIECE = 2**22  # px that are read at a time, unless the plane is so wide that a chunk is more
+PIECE = 2**21  # px that are read at a time, unless the plane is so wide that a chunk is more
 CHUNK = 256  # px; rows and columns are multiples of this, the usual chunk of a store
 
 

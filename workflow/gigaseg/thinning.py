@@ -39,7 +39,7 @@ _FAR = 2**62
 _NONE = -1
 
 
-def thin(cells: BoolArray) -> npt.NDArray[np.int64]:
+def thin(cells: BoolArray) -> npt.NDArray[np.int32]:
     """Grow cells into the boundaries between them until one-pixel dams are left.
 
     Basins are the 4-connected components of the cells; boundary pixels are taken breadth first,
@@ -54,15 +54,15 @@ def thin(cells: BoolArray) -> npt.NDArray[np.int64]:
 
     Returns
     -------
-    labels : ndarray of int64, shape (y, x)
+    labels : ndarray of int32, shape (y, x)
         Basins 1, 2, …, dams 0. Without any cell the whole plane is one basin.
 
     Examples
     --------
     >>> thin(np.array([[1, 0, 0, 0, 1]], dtype=bool))
-    array([[1, 1, 0, 2, 2]])
+    array([[1, 1, 0, 2, 2]], dtype=int32)
     """
-    labels = np.zeros(cells.shape, np.int64)
+    labels = np.zeros(cells.shape, np.int32)
     bands = cut_bands(len(cells), max(1, len(cells)), HALO)
     for band, part in thin_bands(bands, cells.shape, lambda a, b: cells[a:b]):
         labels[band.start : band.stop] = part
@@ -86,14 +86,14 @@ def thin_bands(
 
     Yields
     ------
-    Band, ndarray of int64, shape (own rows, x)
+    Band, ndarray of int32 or int64, shape (own rows, x)
         The labels of `thin`, except that the ids of basins have gaps; bands in any order.
     """
     plane = _Plane(bands, shape, read)
     plane.survey()
     if not any(table.size > 1 for table in plane.tables):
         for band in bands:
-            yield band, np.ones((band.stop - band.start, shape[1]), np.int64)
+            yield band, np.ones((band.stop - band.start, shape[1]), np.int32)
         return
     waiting = list(range(len(bands)))
     while waiting:
@@ -113,11 +113,11 @@ class _Plane:
 
     Attributes
     ----------
-    tables : list of ndarray of int64
-        Per band, from `join_bands`.
-    above, below : list of ndarray of int64, shape (x,)
+    tables : list of ndarray of int
+        Per band, from `join_bands`, whose type all labels have.
+    above, below : list of ndarray of int32, shape (x,)
         Per band and column: the row of the nearest source beyond the rows that are read, or _NONE.
-    edges : ndarray of int64, shape (bands, 2, x)
+    edges : ndarray of int, shape (bands, 2, x)
         Labels of the first and the last own row of each band, as far as they are known.
     """
 
@@ -127,18 +127,19 @@ class _Plane:
     tables: list[Ids] = field(default_factory=list)
     above: list[Ids] = field(default_factory=list)
     below: list[Ids] = field(default_factory=list)
-    edges: Ids = field(default_factory=lambda: np.empty((0, 2, 0), np.int64))
+    edges: Ids = field(default_factory=lambda: np.empty((0, 2, 0), np.int32))
     _labelled: tuple[int, npt.NDArray[np.uint32]] | None = None
 
     def survey(self) -> None:
         """Look at every band once."""
-        none = np.full(self.shape[1], _NONE)
+        none = np.full(self.shape[1], _NONE, np.int32)
         self.above, self.below = [none], []
         self.tables = join_bands(self.bands, map(self._survey, range(len(self.bands))))
         self.below.append(none)
         for i in range(len(self.bands) - 2, -1, -1):
             self.below[i] = np.where(self.below[i] == _NONE, self.below[i + 1], self.below[i])
-        self.edges = np.full((len(self.bands), 2, self.shape[1]), _UNKNOWN)
+        size = len(self.bands), 2, self.shape[1]
+        self.edges = np.full(size, _UNKNOWN, np.result_type(np.int32, *self.tables))
 
     def _survey(self, i: int) -> npt.NDArray[np.uint32]:
         """Find a band's components, and the sources that other bands cannot see."""
@@ -159,12 +160,13 @@ class _Plane:
     def visit(self, i: int) -> Ids:
         """Flood a band as far as it depends on what is known; return the labels of its own rows."""
         band, cells = self.bands[i], self._framed(i)
-        inner = cells[1:-1, 1:-1]
         if self._labelled is None or self._labelled[0] != i:
-            self._labelled = i, components(inner)
-        labels = np.full(cells.shape, _DAM, np.int64)
+            self._labelled = i, components(cells[1:-1, 1:-1])
+        table = self.tables[i].copy()
+        labels = np.full(cells.shape, _DAM, table.dtype)
         known = labels[1:-1, 1:-1]
-        known[...] = np.where(inner, self.tables[i][self._labelled[1]], _UNKNOWN)
+        table[0] = _UNKNOWN
+        known[...] = table[self._labelled[1]]
         if i > 0:
             _learn(known[band.start - band.top - 1], self.edges[i - 1, 1])
         if i + 1 < len(self.bands):
@@ -197,11 +199,19 @@ def _sources(cells: BoolArray) -> BoolArray:
     return beside & ~cells[1:-1, 1:-1]
 
 
-def _first(rows: BoolArray) -> Ids:
+@njit(cache=True, nogil=True)
+def _first(rows):
     """Return the first row that is True, per column; _NONE if none is."""
-    if not len(rows):
-        return np.full(rows.shape[1], _NONE)
-    return np.where(rows.any(axis=0), rows.argmax(axis=0), _NONE)
+    found = np.full(rows.shape[1], _NONE, np.int32)
+    left = found.size
+    for y in range(rows.shape[0]):
+        for x in range(found.size):
+            if rows[y, x] and found[x] == _NONE:
+                found[x] = y
+                left -= 1
+        if left == 0:
+            break
+    return found
 
 
 @njit(cache=True, nogil=True)

@@ -231,7 +231,7 @@ def classify(labels: npt.NDArray[np.int32], y: Places, x: Places, radius: int | 
 
     Examples
     --------
-    >>> cells = np.array([[1, 0, 2]], np.int32)
+    >>> cells = np.array([[1, 0, 2], [1, 0, 2]], np.int32)
     >>> Kind(classify(cells, np.array([0]), np.array([1]), 20)[0]).name
     'MERGE'
     """
