@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .bands import Band, Ids, LabelledBands, cut_bands
 from .labels import Contingency, boundary_truth, contingency
 from .matching import PixelCounts
-from .relaxation import BitMap, Waiting, visiting_order
+from .relaxation import BitMap, Waiting, by_columns
 from .thinning import HALO, thin_bands
 from .warping import Kinds, WarpingCounts, classify, count_kinds
 
@@ -122,9 +122,11 @@ class BoundaryMap:
         plane = self.cells.copy()
         with Waiting(plane, counts, self.folder) as waiting:
             for start, stop in self._stripes():
-                values = np.ascontiguousarray(self._values[:, start:stop])
-                differ = self.cells.columns(start, stop) != (values > step)
-                waiting.add(*visiting_order(plane, differ, values, ranks, first=start))
+                values = np.asarray(self._values[:, start:stop])
+                differing = self.cells.differing(start, values > step)
+                places = by_columns(plane, differing, first=start)
+                y, x = plane.where(places)
+                waiting.add(places, ranks[values[y, x - start]])
             waiting.relax()
         height, width = self.shape
         return count_kinds(self._kinds(plane, step, radius), height * width)

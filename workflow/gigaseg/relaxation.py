@@ -9,8 +9,9 @@ one bit per pixel, and what it needs on disk is four bytes per mismatch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
+from tempfile import TemporaryFile
 
 import numpy as np
 import numpy.typing as npt
@@ -81,15 +82,17 @@ class BitMap:
 
     def rows(self, start: int, stop: int) -> BoolArray:
         """Return the rows from `start` to before `stop`, shape (stop - start, x)."""
-        return self._unpack(self._inner[start:stop], self.shape[1])
+        return np.unpackbits(
+            self._inner[start:stop], axis=1, count=self.shape[1], bitorder="little"
+        ).view(bool)
 
-    def columns(self, start: int, stop: int) -> BoolArray:
-        """Return columns, shape (y, stop - start); `start` is a multiple of 8."""
-        return self._unpack(self._inner[:, start // 8 :], stop - start)
+    def differing(self, start: int, mask: BoolArray) -> npt.NDArray[np.uint8]:
+        """Return, eight to a byte, where columns from `start` on, a multiple of 8, are not `mask`.
 
-    def _unpack(self, packed: npt.NDArray[np.uint8], width: int) -> BoolArray:
-        packed = packed[:, : -(-width // 8)]
-        return np.unpackbits(packed, axis=1, count=width, bitorder="little").view(bool)
+        `mask` has shape (y, columns), the result (y, bytes).
+        """
+        packed = np.packbits(mask, axis=1, bitorder="little")
+        return self._inner[:, start // 8 : start // 8 + packed.shape[1]] ^ packed
 
     def where(self, places: Places) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return y and x of places in `bits`."""
@@ -102,50 +105,34 @@ class BitMap:
         return np.uint32 if 8 * self.bits.size < 2**32 else np.uint64
 
 
-def visiting_order(
-    plane: BitMap,
-    differ: BoolArray,
-    values: npt.NDArray[np.uint8],
-    ranks: npt.NDArray[np.uint8],
-    *,
-    first: int = 0,
-) -> tuple[Places, npt.NDArray[np.int64]]:
-    """List the mismatches of a stripe of a plane by rank; those of one rank column by column.
+def by_columns(plane: BitMap, differing: npt.NDArray[np.uint8], *, first: int = 0) -> Places:
+    """List the mismatches of a stripe of a plane column by column.
 
     Parameters
     ----------
     plane : BitMap
         It is not looked at: places depend on its shape.
-    differ : ndarray of bool, shape (y, columns)
-    values : ndarray of uint8, shape (y, columns)
-    ranks : ndarray of uint8, shape (256,)
-        Rank of each value: pixels of rank 0 come first.
+    differing : ndarray of uint8, shape (y, bytes)
+        From `BitMap.differing`.
     first : int
         The stripe's first column.
 
     Returns
     -------
-    places : ndarray of `plane.index_type`, shape (mismatches,)
+    ndarray of `plane.index_type`, shape (mismatches,)
         Where their bits are.
-    counts : ndarray of int64, shape (highest rank + 1,)
-        Mismatches per rank.
 
     Examples
     --------
-    >>> plane, values = BitMap.zeros((2, 2)), np.array([[0, 0], [0, 7]], np.uint8)
-    >>> ranks = (np.arange(256) < 7).astype(np.uint8)
-    >>> places, counts = visiting_order(plane, np.ones((2, 2), bool), values, ranks)
-    >>> list(zip(*(axis.tolist() for axis in plane.where(places)))), counts.tolist()
-    ([(1, 1), (0, 0), (1, 0), (0, 1)], [1, 3])
+    >>> plane = BitMap.zeros((2, 2))
+    >>> differing = plane.differing(0, np.array([[True, True], [True, False]]))
+    >>> y, x = plane.where(by_columns(plane, differing))
+    >>> y.tolist(), x.tolist()
+    ([0, 1, 0], [0, 0, 1])
     """
-    packed = np.packbits(differ, axis=1, bitorder="little")
-    table = np.zeros((int(ranks.max()) + 1, differ.shape[1]), np.int64)
-    _count(packed, values, ranks, table)
-    counts = table.sum(axis=1)
-    ends = np.cumsum(table).reshape(table.shape)
-    places = np.empty(int(counts.sum()), plane.index_type)
-    _sort(packed, values, ranks, ends - table, (plane.row + first, plane.row), places)
-    return places, counts
+    places = np.empty(int(np.bitwise_count(differing).sum()), plane.index_type)
+    _list_columns(differing, plane.row + first, plane.row, places)
+    return places
 
 
 class Waiting:
@@ -166,11 +153,9 @@ class Waiting:
         self, plane: BitMap, counts: npt.NDArray[np.int64], folder: Path | None = None
     ) -> None:
         self._plane, self._type = plane, np.dtype(plane.index_type)
-        self._file = SpooledTemporaryFile(  # noqa: SIM115  see __exit__
-            IN_MEMORY, dir=None if folder is None else str(folder)
-        )
-        ends = np.append(0, np.cumsum(counts))
-        self._next, self._left = ends[:-1], int(ends[-1])
+        self._next, self._left = np.cumsum(counts) - counts, int(counts.sum())
+        small = self._left * self._type.itemsize <= IN_MEMORY
+        self._file = BytesIO() if small else TemporaryFile(dir=folder)  # noqa: SIM115  see __exit__
 
     def __enter__(self) -> "Waiting":
         return self
@@ -178,8 +163,15 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, places: Places, counts: npt.NDArray[np.int64]) -> None:
-        """Take what `visiting_order` lists for the next stripe, from left to right."""
+    def add(self, places: Places, ranks: npt.NDArray[np.uint8] | None = None) -> None:
+        """Take mismatches in their order within each rank; None: all have rank 0.
+
+        Those of several stripes come from left to right.
+        """
+        counts = np.array([places.size])
+        if ranks is not None:
+            places = places[np.argsort(ranks, kind="stable")]
+            counts = np.bincount(ranks)
         end = 0
         for rank in np.flatnonzero(counts).tolist():
             start, end = end, end + int(counts[rank])
@@ -189,22 +181,32 @@ class Waiting:
     def relax(self) -> int:
         """Flip simple pixels until a pass changes nothing; return how many mismatches are left."""
         before = -1
-        while self._left != before:
+        while PART < self._left != before:
             before = self._left
             self._pass()
+        if self._left <= PART:
+            part = self._read(0, self._left)
+            while part.size != before:
+                before = part.size
+                part = part[: _visit(self._plane.bits, self._plane.row, part, _SIMPLE)]
+            self._left = part.size
         return self._left
 
     def _pass(self) -> None:
         """Visit all that wait once; those that are left move up in the file."""
         kept = 0
         for start in range(0, self._left, PART):
-            part = np.empty(min(PART, self._left - start), self._type)
-            self._file.seek(start * self._type.itemsize)
-            self._file.readinto(part.data)
+            part = self._read(start, min(start + PART, self._left))
             count = _visit(self._plane.bits, self._plane.row, part, _SIMPLE)
             self._write(kept, part[:count])
             kept += count
         self._left = kept
+
+    def _read(self, start: int, stop: int) -> Places:
+        part = np.empty(stop - start, self._type)
+        self._file.seek(start * self._type.itemsize)
+        self._file.readinto(part.data)
+        return part
 
     def _write(self, start: int, places: Places) -> None:
         self._file.seek(start * self._type.itemsize)
@@ -248,29 +250,24 @@ def _visit(bits, row, places, simple):
 
 
 @njit(cache=True, nogil=True)
-def _count(packed, values, ranks, table):
-    """Count the set bits per rank and column."""
-    for y in range(packed.shape[0]):
-        for k in range(packed.shape[1]):
-            byte = packed[y, k]
-            while byte:
-                x = 8 * k + _LOWEST[byte]
-                table[ranks[values[y, x]], x] += 1
-                byte &= byte - 1
+def _list_columns(packed, place, row, places):
+    """Write the places of the set bits column by column; `place` is that of the first bit.
 
-
-@njit(cache=True, nogil=True)
-def _sort(packed, values, ranks, table, place, places):
-    """Write the places of the set bits where `table` says that those of a column begin.
-
-    `place` is that of the first bit, and how far it is to the next row.
+    Eight columns are gone through together, because they share bytes.
     """
-    for y in range(packed.shape[0]):
-        for k in range(packed.shape[1]):
+    height, width = packed.shape
+    waiting = np.empty((8, height), places.dtype)
+    end = 0
+    for k in range(width):
+        counts = np.zeros(8, np.int64)
+        for y in range(height):
             byte = packed[y, k]
             while byte:
-                x = 8 * k + _LOWEST[byte]
-                rank = ranks[values[y, x]]
-                places[table[rank, x]] = place[0] + y * place[1] + x
-                table[rank, x] += 1
+                bit = _LOWEST[byte]
+                waiting[bit, counts[bit]] = place + y * row + 8 * k + bit
+                counts[bit] += 1
                 byte &= byte - 1
+        for bit in range(8):
+            for i in range(counts[bit]):
+                places[end] = waiting[bit, i]
+                end += 1

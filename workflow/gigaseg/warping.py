@@ -31,7 +31,7 @@ from numba import njit
 from scipy import ndimage
 
 from gigaseg.labels import BoolArray, components
-from gigaseg.relaxation import BitMap, Waiting, visiting_order
+from gigaseg.relaxation import BitMap, Waiting, by_columns
 
 Kinds = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
@@ -171,14 +171,16 @@ def warp(
         raise ValueError(
             f"Warping compares two planes of one shape; got {truth.shape} and {cells.shape}."
         )
-    differ = truth != cells if mask is None else (truth != cells) & mask
     plane = BitMap.of(truth)
-    places, counts = visiting_order(plane, differ, cells.view(np.uint8), np.zeros(256, np.uint8))
+    differing = plane.differing(0, cells)
+    if mask is not None:
+        differing &= np.packbits(mask, axis=1, bitorder="little")
+    places = by_columns(plane, differing)
     if confidence is not None:
         order = np.argsort(-confidence[plane.where(places)], kind="stable")
         places = places[order]
-    with Waiting(plane, counts) as waiting:
-        waiting.add(places, counts)
+    with Waiting(plane, np.array([places.size])) as waiting:
+        waiting.add(places)
         waiting.relax()
     return plane.rows(0, len(truth))
 
