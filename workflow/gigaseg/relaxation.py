@@ -135,6 +135,31 @@ def by_columns(plane: BitMap, differing: npt.NDArray[np.uint8], *, first: int = 
     return places
 
 
+def relax(plane: BitMap, places: Places) -> int:
+    """Flip simple pixels until a pass changes nothing; return how many mismatches are left.
+
+    Parameters
+    ----------
+    plane : BitMap
+        Changed in place.
+    places : ndarray of `plane.index_type`, shape (mismatches,)
+        In visiting order. Overwritten: those that are left come first.
+
+    Examples
+    --------
+    >>> plane = BitMap.of(np.array([[True, False, False]]))
+    >>> relax(plane, by_columns(plane, plane.differing(0, np.array([[True, True, False]]))))
+    0
+    >>> plane.rows(0, 1).astype(int)
+    array([[1, 1, 0]])
+    """
+    before = -1
+    while places.size != before:
+        before = places.size
+        places = places[: _visit(plane.bits, plane.row, places, _SIMPLE)]
+    return before
+
+
 class Waiting:
     """The mismatches of a plane in visiting order, in memory or, if they are many, in a file.
 
@@ -163,15 +188,10 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, places: Places, ranks: npt.NDArray[np.uint8] | None = None) -> None:
-        """Take mismatches in their order within each rank; None: all have rank 0.
-
-        Those of several stripes come from left to right.
-        """
-        counts = np.array([places.size])
-        if ranks is not None:
-            places = places[np.argsort(ranks, kind="stable")]
-            counts = np.bincount(ranks)
+    def add(self, places: Places, ranks: npt.NDArray[np.uint8]) -> None:
+        """Take mismatches, in their order within each rank; stripes come from left to right."""
+        places = places[np.argsort(ranks, kind="stable")]
+        counts = np.bincount(ranks)
         end = 0
         for rank in np.flatnonzero(counts).tolist():
             start, end = end, end + int(counts[rank])
@@ -185,11 +205,7 @@ class Waiting:
             before = self._left
             self._pass()
         if self._left <= PART:
-            part = self._read(0, self._left)
-            while part.size != before:
-                before = part.size
-                part = part[: _visit(self._plane.bits, self._plane.row, part, _SIMPLE)]
-            self._left = part.size
+            self._left = relax(self._plane, self._read(0, self._left))
         return self._left
 
     def _pass(self) -> None:
@@ -197,9 +213,9 @@ class Waiting:
         kept = 0
         for start in range(0, self._left, PART):
             part = self._read(start, min(start + PART, self._left))
-            count = _visit(self._plane.bits, self._plane.row, part, _SIMPLE)
-            self._write(kept, part[:count])
-            kept += count
+            left = _visit(self._plane.bits, self._plane.row, part, _SIMPLE)
+            self._write(kept, part[:left])
+            kept += left
         self._left = kept
 
     def _read(self, start: int, stop: int) -> Places:

@@ -31,7 +31,7 @@ from numba import njit
 from scipy import ndimage
 
 from gigaseg.labels import BoolArray, components
-from gigaseg.relaxation import BitMap, Waiting, by_columns
+from gigaseg.relaxation import BitMap, by_columns, relax
 
 Kinds = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
@@ -179,9 +179,7 @@ def warp(
     if confidence is not None:
         order = np.argsort(-confidence[plane.where(places)], kind="stable")
         places = places[order]
-    with Waiting(plane, np.array([places.size])) as waiting:
-        waiting.add(places)
-        waiting.relax()
+    relax(plane, places)
     return plane.rows(0, len(truth))
 
 
