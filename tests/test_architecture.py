@@ -23,7 +23,7 @@ GROUPS = {
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest forecast fragments instances intensity "
     "levels lookup mosaics objects panes phantoms resampling sampling scores stitching tiling "
-    "seams uncertainty",
+    "seams uncertainty bands maps relaxation thinning",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
@@ -51,7 +51,7 @@ PACKAGES = {
     "numpy": {*IMPORTABLE} - {"books", "workflow"},
     "scipy": {"pure", "page"},
     "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
-    | {"labels", "lookup", "rand", "warping", "matching", "intensity"},
+    | {"labels", "lookup", "relaxation", "thinning", "warping", "matching", "intensity"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
     "safetensors": {"checkpoints", "inference"},

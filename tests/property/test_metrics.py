@@ -14,7 +14,8 @@ from gigaseg.labels import (
     contingency,
 )
 from gigaseg.matching import ctc_counts, match_counts
-from gigaseg.rand import information_counts, rand_counts, thin
+from gigaseg.rand import information_counts, rand_counts
+from gigaseg.thinning import thin
 from gigaseg.warping import count_clusters, mismatch_kinds, warp, warping_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st

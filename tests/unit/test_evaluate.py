@@ -8,6 +8,7 @@ import pytest
 from gigaseg.fingerprints import canonical_json
 from gigaseg.labels import contingency
 from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.maps import BoundaryMap
 from gigaseg.scores import FAMILIES, add, average, score, tally_instances, tally_map
 from gigaseg.scoretable import COLUMNS
 from gigaseg.stages import evaluate, tabulate
@@ -135,7 +136,9 @@ def test_planes_are_problems_of_their_own_and_add_up(tmp_path):
     planes = [
         add(
             [
-                tally_map(truth[z], probability[0, z], thresholds=[0.0, 0.5], radius=20),
+                tally_map(
+                    BoundaryMap(truth[z], probability[0, z]), thresholds=[0.0, 0.5], radius=20
+                ),
                 tally_instances(
                     contingency(truth[z], found[z]),
                     iou_thresholds=[0.5, 0.75],
@@ -206,7 +209,7 @@ def test_without_thresholds_the_probability_map_is_not_read(tmp_path, monkeypatc
 
     lot = Lot(tmp_path).sample("a", *noisy(2))
     _, full = lot.run()
-    monkeypatch.setattr(evaluate, "_plane", refuse)
+    monkeypatch.setattr(evaluate._Plane, "__getitem__", refuse)
     manifest, table = lot.run(thresholds=[])
     of_instances = ~full["metric"].isin(
         [
@@ -234,7 +237,7 @@ def test_touching_instances_are_apart_in_the_truth_of_the_map():
     truth = np.ones((6, 9), int)
     truth[:, 4:] = 2
     probability = np.full(truth.shape, 255, np.uint8)
-    scores = score(tally_map(truth, probability, thresholds=[0.5], radius=20))
+    scores = score(tally_map(BoundaryMap(truth, probability), thresholds=[0.5], radius=20))
     values = {(one.metric, one.at): one.value for one in scores}
     assert values["splits_and_mergers", None] > 0
     assert values["v_rand", None] < 1
@@ -325,8 +328,7 @@ def test_scores_do_not_depend_on_how_samples_are_divided_into_lots(tmp_path):
 def test_the_mean_of_a_best_uses_one_common_threshold():
     def curve(low, high):
         tally = tally_map(
-            np.array([[1, 1, 0, 0]]),
-            np.array([[low, low, high, 0]]),
+            BoundaryMap(np.array([[1, 1, 0, 0]]), np.array([[low, low, high, 0]], np.uint8)),
             thresholds=[0.0, 0.5],
             radius=1,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
-from gigaseg import cuts, forecast, sources
+from gigaseg import cuts, forecast, maps, relaxation, sources, thinning
 from gigaseg.fingerprints import canonical_json
 from gigaseg.forecast import (
     BOOKS,
@@ -162,6 +162,8 @@ def test_blocks_are_bounded_as_the_stages_bound_them():
     assert sources.BLOCK_BYTES == forecast.BLOCK_BYTES
     assert sources.BYTES_AT_ONCE == forecast.BYTES_AT_ONCE
     assert cuts.PLANE_SIDE == forecast.SPLIT_SIDE
+    assert (maps.PIECE, maps.CHUNK) == (forecast.MAP_PIECE, forecast.MAP_CHUNK)
+    assert (thinning.HALO, relaxation.IN_MEMORY) == (forecast.MAP_HALO, forecast.MAP_LIST)
     assert (cuts.FLOOD_VOXELS, cuts.WRITE_VOXELS) == (forecast.FLOOD_VOXELS, forecast.WRITE_VOXELS)
     assert train.MEMORY == forecast.LESSON
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from gigaseg.labels import components, contingency
 from gigaseg.matching import ctc_counts, match_counts, pixel_counts
-from gigaseg.rand import adapted_rand_counts, information_counts, rand_counts, thin
+from gigaseg.rand import adapted_rand_counts, information_counts, rand_counts
+from gigaseg.thinning import thin
 from gigaseg.warping import count_clusters, mismatch_kinds, warp, warping_counts
 
 TINY = json.loads(Path(__file__).with_name("oracle_tiny.json").read_text())

@@ -9,8 +9,8 @@ from gigaseg.rand import (
     adapted_rand_counts,
     information_counts,
     rand_counts,
-    thin,
 )
+from gigaseg.thinning import thin
 
 
 def table(truth, segments):
@@ -89,3 +89,4 @@ def test_thinning_fills_holes_and_leaves_no_dam_around_one_cell():
 
 def test_thinning_takes_a_plane_without_cells_as_one_region():
     assert (thin(np.zeros((3, 4), bool)) == 1).all()
+    assert thin(np.zeros((0, 4), bool)).shape == (0, 4)

@@ -243,6 +243,7 @@ LESSON = 2**31  # bytes of decoded samples that training keeps
 BLOCK_BYTES, BYTES_AT_ONCE = 2**27, 2**26  # of convert
 SPLIT_SIDE = 2048  # px of a block of a plane that split works on
 FLOOD_VOXELS, WRITE_VOXELS = 2**23, 2**25  # of its blocks in space
+MAP_PIECE, MAP_CHUNK, MAP_HALO, MAP_LIST = 2**21, 256, 24, 2**26  # of evaluate, see `maps`
 SPACE = 2**24  # voxels of a block of weigh in space, with its halo
 
 
@@ -351,10 +352,29 @@ def sample_memory(
         case "view":  # a window as stored, stretched and encoded
             side = settings["view"]["pane"]
             return threads * (size.shape[0] * (size.itemsize + 16.0) + 16) * min(plane, side**2)
-        case "evaluate":  # pieces of truth and instances, objects that overlap; a plane of the map
-            maps = 96.0 * plane if settings["evaluation"]["thresholds"] else 0.0
-            return 100 * MB + 0.5 * problem + maps
+        case "evaluate":  # pieces of truth and instances, objects that overlap; maps
+            at_once = min(threads, len(settings["evaluation"]["thresholds"]))
+            return 100 * MB + 0.5 * problem + map_memory(size, at_once)
     return 0.0
+
+
+def map_memory(size: Size, thresholds: int) -> float:
+    """Bytes that boundary maps take while so many thresholds of a plane are worked on.
+
+    For each a bit map, a list of mismatches as long as it is not in a file, and a band of rows with
+    labels, keys and their predecessors.
+
+    Examples
+    --------
+    >>> plane = Size((1, 1, 32768, 32768), 2)
+    >>> round(map_memory(plane, 1) / MB), round(map_memory(plane, 2) / MB), map_memory(plane, 0)
+    (1132, 2131, 0.0)
+    """
+    y, x = size.shape[2:]
+    bits = y * x / 8
+    rows = min(y, max(MAP_CHUNK, MAP_PIECE // x // MAP_CHUNK * MAP_CHUNK) + 2 * MAP_HALO)
+    each = bits + min(4 * y * x, MAP_LIST) + 80 * rows * x
+    return thresholds * each + bits * (thresholds > 0)
 
 
 # --------------------------------------------------------------------------------------------- time

@@ -29,13 +29,10 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from gigaseg.labels import BoolArray, Contingency, components
+from gigaseg.labels import Contingency
 
 Background = Literal["singletons", "object"]
-
-_DAM, _WAITING, _QUEUED, _OUTSIDE = 0, -1, -2, -3
 
 
 @dataclass(frozen=True)
@@ -241,73 +238,6 @@ def information_counts(
         segments=_n_log_n(segments),
         joint=_n_log_n(joint),
     )
-
-
-def thin(cells: BoolArray) -> npt.NDArray[np.int32]:
-    """Grow cells into the boundaries between them until one-pixel dams are left.
-
-    The two-level flooding that the ISBI challenge applies to a proposal before V_Rand and V_Info
-    [1]_, so that thick boundaries are not punished: basins are the 4-connected components of the
-    cells; boundary pixels are taken breadth first, starting with those beside a cell in
-    column-major order. A pixel between two different basins becomes a dam, one beside a single
-    basin joins it, one beside dams only becomes a dam (so dams may be thicker than one pixel).
-
-    Parameters
-    ----------
-    cells : ndarray of bool, shape (y, x)
-        True inside cells, False on boundaries. The truth is never thinned.
-
-    Returns
-    -------
-    labels : ndarray of int32, shape (y, x)
-        Basins 1, 2, …, dams 0. Without any cell the whole plane is one basin.
-
-    Examples
-    --------
-    >>> thin(np.array([[1, 0, 0, 0, 1]], dtype=bool))
-    array([[1, 1, 0, 2, 2]], dtype=int32)
-    """
-    if not cells.any():
-        return np.ones(cells.shape, np.int32)
-    # Transposed, because the reference scans columns; framed, because the flood tests no bounds.
-    framed = np.full((cells.shape[1] + 2, cells.shape[0] + 2), _OUTSIDE, np.int32)
-    inner = framed[1:-1, 1:-1]
-    inner[...] = components(cells).T
-    inner[inner == 0] = _WAITING
-    _flood(framed.reshape(-1), framed.shape[1])
-    return np.ascontiguousarray(inner.T)
-
-
-@njit(cache=True, nogil=True)
-def _flood(labels, row):
-    """Flood `labels` (flat, framed by _OUTSIDE) in place, breadth first from the basins."""
-    neighbours = (-row, -1, row, 1)
-    queue = np.empty(np.sum(labels == _WAITING), np.int64)
-    end = 0
-    for p in range(labels.size):
-        if labels[p] == _WAITING:
-            for step in neighbours:
-                if labels[p + step] > 0:
-                    labels[p] = _QUEUED
-                    queue[end] = p
-                    end += 1
-                    break
-    start = 0
-    while start < end:
-        p = queue[start]
-        start += 1
-        label = _DAM
-        conflict = False
-        for step in neighbours:
-            q = p + step
-            if labels[q] > 0:
-                conflict |= label != _DAM and label != labels[q]
-                label = labels[q]
-            elif labels[q] == _WAITING:
-                labels[q] = _QUEUED
-                queue[end] = q
-                end += 1
-        labels[p] = _DAM if conflict else label
 
 
 Sizes = npt.NDArray[np.int64]

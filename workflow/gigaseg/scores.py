@@ -13,26 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-import numpy as np
-
-from .labels import (
-    BoolArray,
-    Contingency,
-    LabelArray,
-    boundary_truth,
-    components,
-    contingency,
-)
-from .matching import CtcCounts, MatchCounts, PixelCounts, ctc_counts, match_counts, pixel_counts
+from .labels import Contingency
+from .maps import BoundaryMap
+from .matching import CtcCounts, MatchCounts, PixelCounts, ctc_counts, match_counts
 from .rand import (
     InformationCounts,
     RandCounts,
     adapted_rand_counts,
     information_counts,
     rand_counts,
-    thin,
 )
-from .warping import WarpingCounts, warping_counts
+from .warping import WarpingCounts
 
 
 @dataclass(frozen=True)
@@ -129,22 +120,14 @@ class Score:
 
 
 def tally_map(
-    truth: LabelArray,
-    probability: LabelArray,
-    *,
-    thresholds: Sequence[float],
-    radius: int,
-    workers: int = 1,
+    plane: BoundaryMap, *, thresholds: Sequence[float], radius: int, workers: int = 1
 ) -> Tally:
     """Count what boundary-map metrics need on one plane.
 
     Parameters
     ----------
-    truth : ndarray of int, shape (y, x)
-        Instance ids. The truth of the map is `gigaseg.labels.boundary_truth`: instances without
-        the ridge between those that touch, so that its components are the instances.
-    probability : ndarray of uint8, shape (y, x)
-        round(255 p) of being inside a cell.
+    plane : BoundaryMap
+        Probabilities and truth.
     thresholds : sequence of float
         A pixel is a cell iff p > threshold. The pixel error is also counted at 0.5.
     radius : int
@@ -152,28 +135,18 @@ def tally_map(
     workers : int
         Thresholds worked on at once, in threads; they never change a value.
     """
-    inside = boundary_truth(truth)
-    true_cells = components(inside)
 
     def at(threshold: float) -> Tally:
-        cells = cut(probability, threshold)
-        table = contingency(true_cells, thin(cells))
+        table = plane.thinned(threshold)
         pairs = rand_counts(table)
-        confidence = np.abs(
-            probability.astype(np.float32) / np.float32(255) - np.float32(threshold)
-        )
         return {
             ("v_rand", threshold): Mean.of(pairs.f),
             ("v_info", threshold): Mean.of(information_counts(table).f),
             ("v_rand_pooled", threshold): pairs,
-            ("warping", threshold): warping_counts(
-                inside, cells, confidence=confidence, radius=radius
-            ),
+            ("warping", threshold): plane.warping(threshold, radius),
         }
 
-    tally: Tally = {
-        ("pixel", t): pixel_counts(inside, cut(probability, t)) for t in sorted({*thresholds, 0.5})
-    }
+    tally: Tally = {("pixel", t): plane.pixels(t) for t in sorted({*thresholds, 0.5})}
     with ThreadPoolExecutor(workers) as pool:
         for part in pool.map(at, thresholds):
             tally |= part
@@ -198,18 +171,6 @@ def tally_instances(
         ("ctc", None): ctc_counts(table),
         **{("matching", at): m for at, m in zip(iou_thresholds, matches, strict=True)},
     }
-
-
-def cut(probability: LabelArray, threshold: float) -> BoolArray:
-    """Return where probabilities stored as round(255 p) exceed a threshold.
-
-    Examples
-    --------
-    >>> cut(np.array([51, 52], np.uint8), 0.2)
-    array([False,  True])
-    """
-    # In whole numbers: 51/255 > 0.2 holds in float32 and not in float64.
-    return np.asarray(probability > math.floor(255 * threshold + 1e-9))
 
 
 def add(tallies: Iterable[Tally]) -> Tally:

@@ -21,6 +21,7 @@ References
 .. [2] Arganda-Carreras et al. (2015), Front. Neuroanat. 9:142, doi 10.3389/fnana.2015.00142.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -30,6 +31,10 @@ from numba import njit
 from scipy import ndimage
 
 from gigaseg.labels import BoolArray, components
+from gigaseg.relaxation import BitMap, by_columns, relax
+
+Kinds = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
 
 
 class Kind(IntEnum):
@@ -128,8 +133,21 @@ def warping_counts(
     """
     warped = warp(truth, cells, confidence=confidence, mask=mask)
     kinds = mismatch_kinds(warped, cells, mask=mask, radius=radius)
-    _, *pixels = np.bincount(kinds.ravel(), minlength=len(Kind)).tolist()
-    return WarpingCounts(truth.size, *pixels)
+    return count_kinds([kinds], truth.size)
+
+
+def count_kinds(kinds: Iterable[Kinds], area: int) -> WarpingCounts:
+    """Count the pixels of each `Kind` in parts of planes of `area` pixels.
+
+    Examples
+    --------
+    >>> count_kinds([np.array([0, 1, 1], np.uint8)], 9).merge
+    2
+    """
+    total = np.zeros(len(Kind), np.int64)
+    for part in kinds:
+        total += np.bincount(part.ravel(), minlength=len(Kind))
+    return WarpingCounts(area, *total[1:].tolist())
 
 
 def warp(
@@ -153,15 +171,16 @@ def warp(
         raise ValueError(
             f"Warping compares two planes of one shape; got {truth.shape} and {cells.shape}."
         )
-    differ = truth != cells if mask is None else (truth != cells) & mask
-    x, y = np.nonzero(differ.T)  # column by column, the order of ties
+    plane = BitMap.of(truth)
+    differing = plane.differing(0, cells)
+    if mask is not None:
+        differing &= np.packbits(mask, axis=1, bitorder="little")
+    places = by_columns(plane, differing)
     if confidence is not None:
-        order = np.argsort(-confidence[y, x], kind="stable")
-        y, x = y[order], x[order]
-    source = np.pad(truth.astype(np.uint8), 1)
-    width = source.shape[1]
-    _relax(source.reshape(-1), width, (y + 1) * width + x + 1, _SIMPLE)
-    return source[1:-1, 1:-1].astype(bool)
+        order = np.argsort(-confidence[plane.where(places)], kind="stable")
+        places = places[order]
+    relax(plane, places)
+    return plane.rows(0, len(truth))
 
 
 def mismatch_kinds(
@@ -170,7 +189,7 @@ def mismatch_kinds(
     *,
     mask: BoolArray | None = None,
     radius: int | None = 20,
-) -> npt.NDArray[np.uint8]:
+) -> Kinds:
     """Classify every pixel that differs, each on its own, by the cells around it.
 
     Parameters are those of `warping_counts`; `warped` comes from `warp`. The ids of the warped
@@ -192,15 +211,35 @@ def mismatch_kinds(
         Values of `Kind`.
     """
     differ = warped != cells if mask is None else (warped != cells) & mask
-    labels = np.pad(components(warped).astype(np.int32), 1, constant_values=-1)
     y, x = np.nonzero(differ)
-    reach = max(warped.shape) if radius is None or radius < 1 else radius
     kinds = np.zeros(warped.shape, np.uint8)
-    kinds[y, x] = _classify(labels, y + 1, x + 1, reach)
+    kinds[y, x] = classify(components(warped).astype(np.int32), y, x, radius)
     return kinds
 
 
-def count_clusters(kinds: npt.NDArray[np.uint8], cells: BoolArray) -> WarpingCounts:
+def classify(labels: npt.NDArray[np.int32], y: Places, x: Places, radius: int | None) -> Kinds:
+    """Return the `Kind` of mismatches, see `mismatch_kinds`.
+
+    Parameters
+    ----------
+    labels : ndarray of int32, shape (y, x)
+        Ids of the warped cells, 0 on membrane: of the plane, or of `radius` pixels, at least one,
+        around the mismatches.
+    y, x : ndarray of int, shape (mismatches,)
+    radius : int or None
+        See `warping_counts`.
+
+    Examples
+    --------
+    >>> cells = np.array([[1, 0, 2], [1, 0, 2]], np.int32)
+    >>> Kind(classify(cells, np.array([0]), np.array([1]), 20)[0]).name
+    'MERGE'
+    """
+    reach = max(labels.shape) if radius is None or radius < 1 else radius
+    return np.asarray(_classify(np.pad(labels, 1, constant_values=-1), y + 1, x + 1, reach))
+
+
+def count_clusters(kinds: Kinds, cells: BoolArray) -> WarpingCounts:
     """Count connected clusters of pixels of one kind: errors rather than their pixels.
 
     Mergers are 8-connected; splits and objects 4-connected; holes 4-connected, apart for pixels
@@ -231,47 +270,6 @@ def count_clusters(kinds: npt.NDArray[np.uint8], cells: BoolArray) -> WarpingCou
         object_addition=clusters(Kind.OBJECT_ADDITION, four),
         object_deletion=clusters(Kind.OBJECT_DELETION, four),
     )
-
-
-def _simple_table() -> BoolArray:
-    """Return, for the 256 neighbourhoods (bit k: neighbour k of `_ring`), whether it is simple.
-
-    Yokoi's connectivity number for 4-connected foreground: a pixel is simple iff it is 1.
-    """
-    bits = np.arange(256)[:, None] >> np.arange(8) & 1
-    number = sum(bits[:, k] * (1 - bits[:, k + 1] * bits[:, (k + 2) % 8]) for k in (0, 2, 4, 6))
-    return np.asarray(number == 1)
-
-
-_SIMPLE = _simple_table()
-
-
-@njit(cache=True, nogil=True)
-def _ring(width):
-    """Return flat offsets of the eight neighbours, around the pixel; face neighbours are even."""
-    return (1, 1 - width, -width, -1 - width, -1, width - 1, width, width + 1)
-
-
-@njit(cache=True, nogil=True)
-def _relax(source, width, mismatches, simple):
-    """Flip simple pixels of `mismatches` (in this order) in place until a pass changes nothing."""
-    ring = _ring(width)
-    left = mismatches.size
-    while True:
-        kept = 0
-        for i in range(left):
-            p = mismatches[i]
-            code = 0
-            for k in range(8):
-                code |= source[p + ring[k]] << k
-            if simple[code]:
-                source[p] ^= 1
-            else:
-                mismatches[kept] = p
-                kept += 1
-        if kept == left:
-            return
-        left = kept
 
 
 @njit(cache=True, nogil=True)

@@ -17,6 +17,7 @@ import numpy as np
 from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint
+from ..maps import BoundaryMap
 from ..scores import Score, Tally, add, score, tally_instances, tally_map
 from ..scoretable import frame, records, write_parquet
 from ..volumes import Volume, open_volume
@@ -64,11 +65,14 @@ def run(
     """
     images, maps, instances = read_entries(convert), read_entries(predict), read_entries(split)
     at_once, workers = share_threads(threads, len(settings["samples"]))
+    manifest.parent.mkdir(parents=True, exist_ok=True)
 
     def evaluate(row: Row) -> Evaluated:
         name = row["sample"]
         entries = images[name], maps[name], instances[name]
-        return evaluate_sample(row, *entries, settings=settings, code=code, workers=workers)
+        return evaluate_sample(
+            row, *entries, settings=settings, code=code, workers=workers, folder=manifest.parent
+        )
 
     ready = [row for row in settings["samples"] if instances[row["sample"]]["status"] == "done"]
     with ThreadPoolExecutor(at_once) as pool:
@@ -102,6 +106,7 @@ def evaluate_sample(
     settings: Mapping[str, Any],
     code: str,
     workers: int = 1,
+    folder: Path | None = None,
 ) -> Evaluated:
     """Score one sample.
 
@@ -115,6 +120,8 @@ def evaluate_sample(
         As for `run`.
     workers : int
         Threads.
+    folder : Path, optional
+        See `tally_volume`.
 
     Raises
     ------
@@ -135,7 +142,13 @@ def evaluate_sample(
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
     problems = tally_volume(
-        truth, found, segments, row["objects"], settings["evaluation"], workers=workers
+        truth,
+        found,
+        segments,
+        row["objects"],
+        settings["evaluation"],
+        workers=workers,
+        folder=folder,
     )
     scores, planes = score(add(tally for _, tally in problems)), _score_planes(problems)
     every = chain(scores, *planes.values())
@@ -151,13 +164,14 @@ def tally_volume(
     evaluation: Mapping[str, Any],
     *,
     workers: int = 1,
+    folder: Path | None = None,
 ) -> list[tuple[int | None, Tally]]:
     """Count everything the metrics need, for each problem; the counts of a sample are their sum.
 
-    Boundary-map metrics are defined in the plane: each plane is held in memory. They are taken from
-    the first channel (the foreground, or the interior); without thresholds there are none. Instance
-    metrics treat every plane (`objects` "plane") or the volume ("volume") as one problem of any
-    size.
+    Boundary-map metrics are defined in the plane: the counts of planes are added. They are taken
+    from the first channel (the foreground, or the interior); without thresholds there are none.
+    Instance metrics treat every plane (`objects` "plane") or the volume ("volume") as one problem.
+    Planes and volumes may be of any size; `folder` is where files of a moment may lie.
 
     Returns
     -------
@@ -167,8 +181,7 @@ def tally_volume(
     planes = range(truth.shape[0] if evaluation["thresholds"] else 0)
     on_map = (
         tally_map(
-            _plane(truth, z),
-            _plane(probability, z),
+            BoundaryMap(_Plane(truth, z), _Plane(probability, z), folder=folder),
             thresholds=evaluation["thresholds"],
             radius=evaluation["warping_radius"],
             workers=workers,
@@ -237,10 +250,24 @@ def _records(group: Mapping[str, Any], sample: Evaluated) -> Iterator[dict[str, 
         yield from records({**group, "aggregation": "plane"}, scores, plane=z, family="", counts="")
 
 
-def _plane(volume: Volume, z: int) -> LabelArray:
-    """Read one plane, of the first channel if there are channels."""
-    array: Any = volume.array
-    return np.asarray(array[0, z] if volume.axes[0] == "c" else array[z])
+@dataclass(frozen=True)
+class _Plane:
+    """One plane of a volume, of the first channel if there are channels; sliced like an array."""
+
+    volume: Volume
+    z: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.volume.shape[1:]
+
+    def __getitem__(self, key: tuple[slice, slice]) -> LabelArray:
+        array: Any = self.volume.array
+        # By slices: zarrs 0.2 cannot read one row of a shard of a plane that is chosen by a number.
+        first = (slice(0, 1),) if self.volume.axes[0] == "c" else ()
+        rows, columns = (range(n)[part] for n, part in zip(self.shape, key, strict=True))
+        values = np.asarray(array[(*first, slice(self.z, self.z + 1), *key)])
+        return values.reshape(len(rows), len(columns))
 
 
 def _check_shapes(truth: Volume, *others: Volume) -> None:
