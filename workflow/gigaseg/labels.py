@@ -166,6 +166,39 @@ class Contingency:
         """Return the table of the pairs marked in `keep`, shape (pairs,)."""
         return Contingency(self.truth[keep], self.segment[keep], self.voxels[keep])
 
+    def without(
+        self, ignored: int | None
+    ) -> "tuple[Contingency, npt.NDArray[np.uint64]]":
+        """Leave out the voxels whose truth is not known.
+
+        Parameters
+        ----------
+        ignored : int or None
+            The truth id of these voxels; None if there are none.
+
+        Returns
+        -------
+        table : Contingency
+            Of all other voxels.
+        spared : ndarray of uint64
+            Sorted ids of the segments that have more than half of their voxels among those left
+            out: nothing can be said against them.
+
+        Examples
+        --------
+        >>> truth, segments = np.array([1, 1, 9, 9, 9]), np.array([4, 4, 5, 5, 4])
+        >>> table, spared = contingency(truth, segments).without(9)
+        >>> table.voxels, spared
+        (array([2]), array([5], dtype=uint64))
+        """
+        if ignored is None:
+            return self, np.empty(0, np.uint64)
+        unknown = self.truth == np.uint64(ignored)
+        ids, hidden = self.where(unknown & (self.segment != 0)).segment_sizes()
+        every, sizes = self.segment_sizes()
+        spared = ids[2 * hidden > sizes[np.searchsorted(every, ids)]]
+        return self.where(~unknown), spared
+
     def truth_sizes(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """Return ids and voxels of all truth labels of the table, 0 included, sorted by id."""
         return _sizes(self.truth, self.voxels)
