@@ -104,6 +104,7 @@ def test_a_row_says_where_its_files_are_and_what_they_hold():
             "labels": "instances",
             "objects": "plane",
             "channels": "all",
+            "ignore_label": None,
             "spacing": None,
         }
     ]

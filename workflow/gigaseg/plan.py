@@ -34,7 +34,8 @@ SECTIONS = {
 # How many jobs share a prediction never changes it, so they are not told.
 UNTOLD = {"prediction": {"jobs_per_sample"}}
 
-ROW = ("labels", "objects", "channels", "spacing")  # what a data set says of each of its samples
+# What a data set says of each of its samples.
+ROW = ("labels", "objects", "channels", "spacing", "ignore_label")
 
 
 def load(config: Mapping[str, Any], given: Mapping[str, Any]) -> "Plan":
