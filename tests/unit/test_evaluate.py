@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,22 +43,23 @@ class Lot:
         self.rows: list[dict] = []
         self.entries: dict[str, list[dict]] = {"convert": [], "predict": [], "split": []}
 
-    def sample(self, name, truth, probability, segments, *, objects="plane", label="l.tif"):
-        self._store("convert", name, np.zeros((1, *probability.shape[1:]), np.uint8), truth)
+    def sample(self, name, truth, probability, segments, *, objects="plane", label="l.tif", ignored=None):
+        data = np.zeros((1, *probability.shape[1:]), np.uint8)
+        self._store("convert", name, data, truth, {"ignored": ignored})
         self._store("predict", name, probability)
         self._store("split", name, segments)
         row = {"sample": name, "dataset": "d", "split": "test", "objects": objects, "label": label}
         self.rows.append(row)
         return self
 
-    def _store(self, stage, name, data, truth=None):
+    def _store(self, stage, name, data, truth=None, facts=None):
         store = self.root / stage / "d" / f"{name}.ome.zarr"
         create_array(store, "0", data.shape, data.dtype, storage=STORAGE)[...] = data
         common = {"spacing": (1.0, 1.0, 1.0), "levels": 1, "attributes": {}}
         if truth is not None:
             array = create_array(store, "labels/truth/0", truth.shape, truth.dtype, storage=STORAGE)
             array[...] = truth
-            commit_labels(store / "labels/truth", **common)
+            commit_labels(store / "labels/truth", **common | {"attributes": facts})
         if data.ndim == 4:
             commit_image(store, channel_names=["c"] * len(data), **common)
         else:
@@ -331,3 +332,98 @@ def test_counts_survive_the_table_whatever_their_size():
     big = type(table)(table.truth, table.segment, table.voxels * 2**40)
     tally = tally_instances(big, iou_thresholds=[0.5], iou_match="at_least")
     assert asdict(add([tally, tally])["rand", None])["joint"] == 2 * 2**80
+
+
+# ------------------------------------------------------------------------------- degenerate truth
+
+
+def told(manifest):
+    return {entry["sample"]: entry.get("remarks") for entry in read_manifest(manifest)["samples"]}
+
+
+def test_what_is_odd_about_a_sample_is_said(tmp_path):
+    shape = (1, 16, 16)
+    none, full, some = np.zeros(shape, np.uint32), np.ones(shape, np.uint32), cells(0, shape)
+    lot = Lot(tmp_path).sample("ordinary", *perfect(some))
+    lot.sample("empty", none, perfect(some)[1], some).sample("lost", some, perfect(none)[1], none)
+    lot.sample("giant", *perfect(full))
+    manifest, table = lot.run()
+    said = told(manifest)
+    assert said["ordinary"] == []
+    assert said["empty"] == ["the truth is empty: scores that need an object are not defined"]
+    assert said["lost"] == ["no instance was found"]
+    assert said["giant"] == [
+        "the truth has no background: no instance can be invented",
+        "the truth is one single object: no objects can be merged, V-Info says nothing",
+    ]
+    got = {m: value(table, m, sample="giant") for m in ("seg", "rand", "voi_merge", "dice")}
+    assert got == {"seg": 1, "rand": 1, "voi_merge": 0, "dice": 1}
+    assert np.isnan(value(table, "v_info", sample="giant"))
+
+
+def test_a_truth_without_background_is_scored_like_any_other(tmp_path):
+    truth = np.repeat(np.repeat(np.arange(1, 17).reshape(1, 4, 4), 8, 1), 8, 2).astype(np.uint32)
+    _, table = Lot(tmp_path).sample("a", *perfect(truth)).run()
+    got = {m: value(table, m) for m in ("seg", "det", "mean_ap", "rand", "voi_split", "dice")}
+    assert got == {"seg": 1, "det": 1, "mean_ap": 1, "rand": 1, "voi_split": 0, "dice": 1}
+
+
+@pytest.mark.parametrize("beyond", [2**31, 2**32, 2**62])
+def test_large_ids_are_scored_like_small_ones(tmp_path, beyond):
+    truth, probability, found = noisy(11)
+    raised = [np.where(a > 0, a + np.uint64(beyond), 0).astype(np.uint64) for a in (truth, found)]
+    small = Lot(tmp_path / "small").sample("a", truth, probability, found)
+    large = Lot(tmp_path / "large").sample("a", raised[0], probability, raised[1])
+    pd.testing.assert_frame_equal(small.run()[1], large.run()[1])
+
+
+def test_another_spacing_than_that_of_the_truth_is_refused(tmp_path, monkeypatch):
+    opened = evaluate.open_volume
+
+    def coarser(store, label=None):
+        volume = opened(store, label)
+        return volume if label else replace(volume, spacing=(1.0, 0.5, 0.5))
+
+    monkeypatch.setattr(evaluate, "open_volume", coarser)
+    (entry,) = read_manifest(Lot(tmp_path).sample("a", *noisy(12)).run()[0])["samples"]
+    assert "spacing (1.0, 0.5, 0.5) µm, the truth (1.0, 1.0, 1.0) µm" in entry["message"]
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+def test_ignored_voxels_decide_nothing(tmp_path, objects):
+    truth, probability, found = noisy(13)
+    unknown = np.zeros(truth.shape, bool)
+    unknown[:, 9:26, 17:34] = True  # what is predicted there is forgiven
+    ignored = int(np.iinfo(np.uint32).max)
+    masked = np.where(unknown, ignored, truth).astype(np.uint32)
+    shuffled = np.where(unknown & (found > 0), 1000 + found % 2, found).astype(np.uint32)
+    tables = []
+    for name, segments in (("as it is", found), ("other objects", shuffled)):
+        lot = Lot(tmp_path / name)
+        lot.sample("a", masked, probability, segments, objects=objects, ignored=ignored)
+        manifest, table = lot.run()
+        (remark,) = told(manifest)["a"]
+        assert remark == "18.1% of the voxels are not annotated and left out of every score"
+        tables.append(table)
+    pd.testing.assert_frame_equal(*tables)
+    _, without = Lot(tmp_path / "w").sample("a", truth, probability, found, objects=objects).run()
+    known = contingency(truth[~unknown], found[~unknown])
+    inside = int(known.voxels[(known.truth > 0) & (known.segment > 0)].sum())
+    dice = tables[0][tables[0]["metric"] == "dice"]["counts"].item()
+    assert json.loads(dice)["tp"] == inside
+    assert sum(json.loads(dice).values()) == np.count_nonzero(~unknown)
+    assert value(tables[0], "seg") != value(without, "seg")
+
+
+def test_ignored_pixels_are_no_mismatches_of_the_map():
+    truth = np.ones((12, 12), np.uint32)
+    truth[:, 6] = 0
+    probability = np.full(truth.shape, 255, np.uint8)  # the line is missing: a merger
+    hidden = truth.copy()
+    hidden[:, 5:8] = 77
+    options = {"thresholds": [0.5], "radius": 20}
+    seen = score(tally_map(truth, probability, **options))
+    spared = score(tally_map(hidden, probability, **options, ignored=77))
+    names = ("pixel_error", "warping_error", "splits_and_mergers")
+    assert all(one.value > 0 for one in seen if one.metric in names)
+    assert all(one.value == 0 for one in spared if one.metric in names)

@@ -134,6 +134,7 @@ def tally_map(
     *,
     thresholds: Sequence[float],
     radius: int,
+    ignored: int | None = None,
     workers: int = 1,
 ) -> Tally:
     """Count what boundary-map metrics need on one plane.
@@ -149,10 +150,15 @@ def tally_map(
         A pixel is a cell iff p > threshold. The pixel error is also counted at 0.5.
     radius : int
         See `gigaseg.warping.warping_counts`.
+    ignored : int, optional
+        Id of the pixels whose truth is not known. They are no mismatches, are not warped, and have
+        no part in V-Rand and V-Info, as if they were background of the truth. (All pixels are
+        shares of the plane, as for the mask of `gigaseg.warping.warping_counts`.)
     workers : int
         Thresholds worked on at once, in threads; they never change a value.
     """
-    inside = boundary_truth(truth)
+    mask = None if ignored is None else truth != ignored
+    inside = boundary_truth(truth if mask is None else np.where(mask, truth, 0))
     true_cells = components(inside)
 
     def at(threshold: float) -> Tally:
@@ -167,12 +173,14 @@ def tally_map(
             ("v_info", threshold): Mean.of(information_counts(table).f),
             ("v_rand_pooled", threshold): pairs,
             ("warping", threshold): warping_counts(
-                inside, cells, confidence=confidence, radius=radius
+                inside, cells, confidence=confidence, mask=mask, radius=radius
             ),
         }
 
+    known = ... if mask is None else mask
     tally: Tally = {
-        ("pixel", t): pixel_counts(inside, cut(probability, t)) for t in sorted({*thresholds, 0.5})
+        ("pixel", t): pixel_counts(inside[known], cut(probability, t)[known])
+        for t in sorted({*thresholds, 0.5})
     }
     with ThreadPoolExecutor(workers) as pool:
         for part in pool.map(at, thresholds):
@@ -181,21 +189,30 @@ def tally_map(
 
 
 def tally_instances(
-    table: Contingency, *, iou_thresholds: Sequence[float], iou_match: Any
+    table: Contingency,
+    *,
+    iou_thresholds: Sequence[float],
+    iou_match: Any,
+    ignored: int | None = None,
 ) -> Tally:
-    """Count what instance metrics need, from the table of one whole problem."""
+    """Count what instance metrics need, from the table of one whole problem.
+
+    Voxels whose truth is `ignored` count nowhere: not in sizes, overlaps, pairs. A segment that
+    has more than half of its voxels there, and matches nothing, is no false positive.
+    """
+    table, spared = table.without(ignored)
     true, found = table.truth != 0, table.segment != 0
     tp, fp, fn, tn = (
         int(table.voxels[which].sum())
         for which in (true & found, ~true & found, true & ~found, ~true & ~found)
     )
-    matches = match_counts(table, iou_thresholds, match=iou_match)
+    matches = match_counts(table, iou_thresholds, match=iou_match, spared=spared)
     return {
         ("foreground", None): PixelCounts(tp, fp, fn, tn),
         ("rand", None): rand_counts(table),
         ("adapted_rand", None): adapted_rand_counts(table),
         ("voi", None): information_counts(table, background="object"),
-        ("ctc", None): ctc_counts(table),
+        ("ctc", None): ctc_counts(table, spared=spared),
         **{("matching", at): m for at, m in zip(iou_thresholds, matches, strict=True)},
     }
 

@@ -7,6 +7,7 @@ behind a score; `tabulate` pools these, so pooled scores are exact and no image 
 
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import pandas as pd
 from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint, write_atomically, write_manifest
+from ..remarks import remark
 from ..scores import Score, Tally, add, average, decode, score, tally_instances, tally_map
 from ..volumes import Volume, open_volume
 from . import Row, read_entries, run_lot, share_threads, stamp
@@ -136,7 +138,12 @@ def evaluate_sample(
     Raises
     ------
     ValueError
-        If truth, probabilities and instances do not cover the same voxels.
+        If truth, probabilities and instances do not cover the same voxels, or these differ in size.
+
+    Notes
+    -----
+    Empty truth, nothing found, a single object and the like are no errors: the scores that are
+    then 0/0 are NaN (see `gigaseg.matching`, `gigaseg.rand`), and the fact ``remarks`` says why.
     """
     stamp = fingerprint(
         code=code,
@@ -151,13 +158,13 @@ def evaluate_sample(
     truth = open_volume(image["store"], "truth")
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
-    scores = score(
-        tally_volume(
-            truth, found, segments, row["objects"], settings["evaluation"], workers=workers
-        )
+    tally = tally_volume(
+        truth, found, segments, row["objects"], settings["evaluation"], workers=workers
     )
+    scores = score(tally)
     content = [[one.metric, one.at, repr(one.value), one.counts] for one in scores]
-    return Evaluated(scores, {**facts, "shape": truth.shape, "scores": digest(content)})
+    facts |= {"shape": truth.shape, "scores": digest(content)}
+    return Evaluated(scores, {**facts, "remarks": remark(tally, math.prod(truth.shape))})
 
 
 def tally_volume(
@@ -171,18 +178,21 @@ def tally_volume(
 ) -> Tally:
     """Count everything the metrics need.
 
+    Voxels that the truth does not know (its attribute ``ignored`` is their id) count in none.
     Boundary-map metrics are defined in the plane: each plane is held in memory, and its counts are
     added. They are taken from the first channel (the foreground, or the interior); without
     thresholds there are none. Instance metrics treat every plane (`objects` "plane") or the volume
     ("volume") as one problem of any size.
     """
     planes = range(truth.shape[0] if evaluation["thresholds"] else 0)
+    ignored = truth.attributes.get("ignored")
     on_map = (
         tally_map(
             _plane(truth, z),
             _plane(probability, z),
             thresholds=evaluation["thresholds"],
             radius=evaluation["warping_radius"],
+            ignored=ignored,
             workers=workers,
         )
         for z in planes
@@ -192,6 +202,7 @@ def tally_volume(
             table,
             iou_thresholds=evaluation["iou_thresholds"],
             iou_match=evaluation["iou_match"],
+            ignored=ignored,
         )
         for table in count_pairs(truth, segments, objects, workers=workers)
     )
@@ -327,8 +338,10 @@ def _plane(volume: Volume, z: int) -> LabelArray:
 
 def _check_shapes(truth: Volume, *others: Volume) -> None:
     for other in others:
-        if other.shape != truth.shape:
-            raise ValueError(
-                f"{other.path} has shape {other.shape}, the truth {truth.shape}: one of them is "
-                "out of date; run the stages from convert on again with --forcerun convert."
-            )
+        for fact, unit in (("shape", ""), ("spacing", " µm")):
+            own, true = getattr(other, fact), getattr(truth, fact)
+            if own != true:
+                raise ValueError(
+                    f"{other.path} has {fact} {own}{unit}, the truth {true}{unit}: one of them is "
+                    "out of date; run the stages from convert on again with --forcerun convert."
+                )
