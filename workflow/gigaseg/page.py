@@ -17,7 +17,7 @@ from .benchmarks import duration, memory
 from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
 from .glossary import METRICS, describe
 from .proof import build_proof
-from .summaries import Model, Results, describe_datasets, list_failures
+from .summaries import Model, Results, describe_datasets, list_failures, list_remarks
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
 
@@ -84,6 +84,7 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "headlines": headlines(results, labels),
         "notes": results.notes,
         "failures": list_failures(results.records),
+        "remarks": list_remarks(results.records)[:MAXIMUM_ROWS],
         **_scores(results.scores, labels),
         **_training(results.models),
         "proof": build_proof(results),
