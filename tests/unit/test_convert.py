@@ -231,7 +231,7 @@ def test_one_single_id_gives_a_hint(lab, caplog):
     assert "use `labels: foreground`" in caplog.text
 
 
-# ------------------------------------------------------------------------------- voxels not annotated
+# ----------------------------------------------------------------------------- voxels not annotated
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,9 @@ class Truth:
                 "%s holds one single id: for a mask of several objects use `labels: foreground`",
                 self.source.path,
             )
-        ignored = None if self.ignore_label is None else int(np.iinfo(pyramid.array.dtype).max)
-        facts = {"instances": count, "labels": self.kind, "objects": self.objects}
-        facts |= {"ignored": ignored}
+        ignored = None if self.ignore_label is None else _ignored_id(pyramid.array.dtype)
+        facts: dict[str, Any] = {"instances": count, "labels": self.kind, "objects": self.objects}
+        facts["ignored"] = ignored
         levels = pyramid.finish(how.workers)
         commit_labels(job.folder, spacing=spacing, levels=levels, attributes=facts)
         shutil.rmtree(job.scratch, ignore_errors=True)
@@ -248,9 +248,9 @@ def _write_components(job: _Job) -> tuple[Pyramid, int]:
     tables, count = _join_blocks(job, local)
 
     def look_up(labels: np.ndarray, *rest: Any) -> np.ndarray:
-        *raw, _, window = rest
-        ids = tables[window.start][labels]
-        return _mark_ignored(ids, *raw, ignore, np.iinfo(np.uint32).max) if raw else ids
+        # The rest is the block of the label file if it is read again, slices, and the window.
+        ids = tables[rest[-1].start][labels]
+        return _mark_ignored(ids, rest[0], ignore, _ignored_id(np.uint32))
 
     pyramid = job.create(np.uint32)
     job.fill(pyramid, look_up, [local] if ignore is None else [local, job.source], "truth")
@@ -292,7 +292,7 @@ def _write_ids(job: _Job) -> tuple[Pyramid, int]:
         if renumber:
             for z, plane in enumerate(ids, window.start[0]):
                 _renumber(plane, planes[z], first[z])
-        return _mark_ignored(ids, data, ignore, np.iinfo(dtype).max)
+        return _mark_ignored(ids, data, ignore, _ignored_id(dtype))
 
     pyramid = job.create(dtype)
     job.fill(pyramid, convert, [job.source], "truth")
@@ -333,6 +333,10 @@ def _distinct(plane: np.ndarray) -> np.ndarray:
         for band in (plane[y : y + BAND].reshape(-1) for y in range(0, len(plane), BAND))
     ]
     return np.unique(np.concatenate(runs)).astype(np.uint64)
+
+
+def _ignored_id(dtype: Any) -> int:
+    return 2 ** (8 * np.dtype(dtype).itemsize) - 1
 
 
 def _mark_ignored(
