@@ -193,8 +193,8 @@ def match_counts(
     results = []
     for threshold in thresholds:
         candidate = iou >= threshold if match == "at_least" else iou > threshold
-        truth, segment, value = (a[candidate] for a in (overlap.truth, overlap.segment, iou))
-        pairs = _assign(truth, segment, value)
+        segment, value = overlap.segment[candidate], iou[candidate]
+        pairs = _assign(overlap.truth[candidate], segment, value)
         tp = pairs.size
         results.append(
             MatchCounts(
@@ -297,8 +297,8 @@ class _Overlap:
     def of(cls, table: Contingency, spared: Ids) -> "_Overlap":
         """Drop the background, but count it in the objects' sizes."""
         pairs = table.where((table.truth != 0) & (table.segment != 0))
-        truth_ids, truth_voxels = table.where(table.truth != 0).truth_sizes()
-        segment_ids, segment_voxels = table.where(table.segment != 0).segment_sizes()
+        truth_ids, truth_voxels = _objects(*table.truth_sizes())
+        segment_ids, segment_voxels = _objects(*table.segment_sizes())
         return cls(
             np.searchsorted(truth_ids, pairs.truth),
             np.searchsorted(segment_ids, pairs.segment),
@@ -323,6 +323,11 @@ class _Overlap:
         return self.voxels / union
 
 
+def _objects(ids: Ids, voxels: npt.NDArray[np.int64]) -> tuple[Ids, npt.NDArray[np.int64]]:
+    background = int(ids.size > 0 and ids[0] == 0)
+    return ids[background:], voxels[background:]
+
+
 def _assign(
     truth: npt.NDArray[np.intp], segment: npt.NDArray[np.intp], iou: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.intp]:
@@ -332,7 +337,7 @@ def _assign(
     chosen, rest = [np.flatnonzero(alone)], np.flatnonzero(~alone)
     for batch, smaller in _groups(truth[rest], segment[rest]):
         pairs = rest[batch]
-        # A pair is worth 1, its IoU less than 1/2 over all pairs of a group: number first, then sum.
+        # A pair is worth 1, its IoU less than 1/2 over all of its group: number first, then sum.
         gain = 1 + iou[pairs] / (2 * smaller)
         chosen.append(pairs[_solve(truth[pairs], segment[pairs], gain)])
     return np.concatenate(chosen)
