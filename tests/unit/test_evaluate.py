@@ -43,7 +43,9 @@ class Lot:
         self.rows: list[dict] = []
         self.entries: dict[str, list[dict]] = {"convert": [], "predict": [], "split": []}
 
-    def sample(self, name, truth, probability, segments, *, objects="plane", label="l.tif", ignored=None):
+    def sample(
+        self, name, truth, probability, segments, *, objects="plane", label="l.tif", ignored=None
+    ):
         data = np.zeros((1, *probability.shape[1:]), np.uint8)
         self._store("convert", name, data, truth, {"ignored": ignored})
         self._store("predict", name, probability)

@@ -184,7 +184,9 @@ def _interest(sample: Sample, level: int, plane: int) -> NDArray[np.int64]:
     if sample.truth is None:
         return interest
     truth = np.asarray(sample.truth.levels[level][plane])
-    at_fault = _fault_mask(find_faults(contingency(truth, instances), sample.ignored), truth, instances)
+    at_fault = _fault_mask(
+        find_faults(contingency(truth, instances), sample.ignored), truth, instances
+    )
     return interest + at_fault * np.int64(instances.size)
 
 

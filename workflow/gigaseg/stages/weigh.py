@@ -141,9 +141,7 @@ def _fill(
     target = create_array(store, "target", truth.shape, np.uint8, storage=storage)
     separations = create_array(store, "separation", truth.shape, np.float32, storage=storage)
     map_blocks(
-        block_function(
-            weights, objects, truth.spacing, ignored=truth.attributes.get("ignored")
-        ),
+        block_function(weights, objects, truth.spacing, ignored=truth.attributes.get("ignored")),
         [truth.array],
         [target, separations],
         block=(depth, storage["shard"], storage["shard"]),
