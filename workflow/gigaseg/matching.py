@@ -174,7 +174,8 @@ def match_counts(
         exactly 0.5 is frequent: a merge of two equal cells has it with both.
     spared : ndarray of uint64, optional
         Sorted ids of segments that are no false positives if they match nothing: those that lie
-        mostly where the truth is not known, see `Contingency.without` (and [1]_, section 4.1).
+        mostly where the truth is not known, see `Contingency.without`. These are the void labels
+        of [1]_, section 4.
 
     Returns
     -------
