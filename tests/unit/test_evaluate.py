@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from gigaseg import semantics
 from gigaseg.fingerprints import canonical_json
 from gigaseg.labels import contingency
 from gigaseg.ledger import read_manifest, write_manifest
@@ -68,7 +69,7 @@ class Lot:
             commit_labels(store, **common)
         self.entries[stage].append(entry(stage, name, f"d/{name}.ome.zarr"))
 
-    def run(self, threads=1, **evaluation):
+    def run(self, threads=1, target="foreground", **evaluation):
         paths = {stage: self.root / stage / f"{self.name}.json" for stage in self.entries}
         for stage, entries in self.entries.items():
             write_manifest(paths[stage], {"stage": stage, "lot": self.name, "samples": entries})
@@ -77,7 +78,8 @@ class Lot:
             "samples": self.rows,
             "experiment": "e",
             "fold": 0,
-            "target": "foreground",
+            "target": target,
+            "weights": {"boundary_width": 2},
             "evaluation": EVALUATION | evaluation,
         }
         manifest = self.root / "evaluate" / f"{self.name}.json"
@@ -429,3 +431,55 @@ def test_ignored_pixels_are_no_mismatches_of_the_map():
     names = ("pixel_error", "warping_error", "splits_and_mergers")
     assert all(one.value > 0 for one in seen if one.metric in names)
     assert all(one.value == 0 for one in spared if one.metric in names)
+
+
+# ----------------------------------------------------------------------------------------- classes
+
+
+def class_map(truth, width, objects):
+    """The class of every voxel, from distances to what is not the voxel's own instance."""
+    classes = np.zeros(truth.shape, int)
+    space = np.ones(3) if objects == "volume" else np.array([1e9, 1, 1])
+    places = np.argwhere(np.ones(truth.shape, bool))
+    for at in np.argwhere(truth > 0):
+        steps = np.abs(places - at)
+        far = np.sqrt(((steps * space) ** 2).sum(axis=1))
+        others = far[(truth.ravel() != truth[tuple(at)])]
+        classes[tuple(at)] = 2 if others.min() <= width else 1
+    return classes
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+@pytest.mark.parametrize("ignored", [None, 2**32 - 1])
+def test_classes_are_scored_against_what_training_aims_at(tmp_path, monkeypatch, objects, ignored):
+    rng = np.random.default_rng(5)
+    coarse = np.arange(1, 13).reshape(2, 2, 3) * rng.integers(0, 2, (2, 2, 3))
+    truth = coarse.repeat(9, axis=1).repeat(8, axis=2).astype(np.uint32)
+    probability = rng.integers(0, 120, (2, *truth.shape)).astype(np.uint8)
+    marked = truth.copy()
+    if ignored:
+        marked[:, 3:6, 4:14] = ignored
+    known = marked != (ignored or -1)
+    true = class_map(np.where(known, marked, 0), 2, objects)
+    stored = probability.astype(int)
+    found = np.argmax([255 - stored.sum(0), *stored], axis=0)
+    monkeypatch.setattr(semantics, "BLOCK", (1, 7, 11))
+    monkeypatch.setattr(semantics, "THICK_BLOCK", (1, 8, 5))
+    lot = Lot(tmp_path)
+    lot.sample("a", marked, probability, truth, objects=objects, ignored=ignored)
+    _, table = lot.run(target="interior_boundary", threads=2)
+    for k, name in ((1, "interior"), (2, "boundary")):
+        tp = np.count_nonzero((true == k) & (found == k) & known)
+        either = np.count_nonzero(((true == k) | (found == k)) & known)
+        assert value(table, f"iou_{name}") == pytest.approx(tp / either)
+        assert value(table, f"dice_{name}") == pytest.approx(2 * tp / (either + tp))
+
+
+def test_classes_are_scored_only_where_there_are_two_and_the_map_is_measured(tmp_path):
+    truth, probability, found = noisy(14)
+    lot = Lot(tmp_path).sample("a", truth, np.concatenate([probability, probability]), found)
+    assert "dice_boundary" not in set(lot.run()[1]["metric"])
+    assert "dice_boundary" not in set(
+        lot.run(target="interior_boundary", thresholds=[])[1]["metric"]
+    )
+    assert "dice_boundary" in set(lot.run(target="interior_boundary")[1]["metric"])

@@ -75,7 +75,7 @@ def test_the_jobs_of_a_cross_validation():
         ("train", {"target", "network", "training", "intensity", "train", "validation"}),
         ("predict", {"storage", "prediction"}),
         ("split", {"storage", "instances", "target"}),
-        ("evaluate", {"evaluation", "target"}),
+        ("evaluate", {"evaluation", "target", "weights"}),
     ],
 )
 def test_a_job_is_told_of_its_sections_only(stage, own):

@@ -27,7 +27,7 @@ SECTIONS = {
     "train": ("target", "network", "training", "intensity"),
     "predict": ("prediction", "storage"),
     "split": ("instances", "storage", "target"),
-    "evaluate": ("evaluation", "target"),
+    "evaluate": ("evaluation", "target", "weights"),
     "audit_seams": ("audit", "prediction", "storage"),
 }
 

@@ -82,6 +82,9 @@ FAMILIES: dict[str, Family] = {
     "rand": Family(RandCounts, {"rand": "f", "rand_split": "split", "rand_merge": "merge"}),
     "adapted_rand": Family(RandCounts, {"adapted_rand_error": "error"}),
     "voi": Family(InformationCounts, {"voi_split": "voi_split", "voi_merge": "voi_merge"}),
+    # of the class map, where the network learns two classes
+    "class_interior": Family(PixelCounts, {"dice_interior": "f", "iou_interior": "iou"}),
+    "class_boundary": Family(PixelCounts, {"dice_boundary": "f", "iou_boundary": "iou"}),
     # of the probability map, per threshold
     "pixel": Family(PixelCounts, {"pixel_error": "error", "pixel_f": "f"}),
     "v_rand": Family(Mean, {"v_rand": "value"}),

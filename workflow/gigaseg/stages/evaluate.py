@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .. import semantics
 from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint, write_atomically, write_manifest
@@ -74,7 +75,8 @@ def run(
     convert, predict, split : Path
         Manifests of the lot's images with truth, its probabilities and its instances.
     settings : mapping
-        ``lot``, ``samples``, ``experiment``, ``fold`` and ``evaluation``. A sample whose ``label``
+        ``lot``, ``samples``, ``experiment``, ``fold``, ``target``, ``weights`` (for the width of
+        rims) and ``evaluation``. A sample whose ``label``
         is null gets facts and no scores.
     code : str
         Digest of this stage's code.
@@ -145,9 +147,11 @@ def evaluate_sample(
     Empty truth, nothing found, a single object and the like are no errors: the scores that are
     then 0/0 are NaN (see `gigaseg.matching`, `gigaseg.rand`), and the fact ``remarks`` says why.
     """
+    width = _rim_width(settings)
+    evaluation = settings["evaluation"]
     stamp = fingerprint(
         code=code,
-        settings={"evaluation": settings["evaluation"], "objects": row["objects"]},
+        settings={"evaluation": evaluation, "objects": row["objects"], "rim": width},
         inputs={entry["stage"]: entry["fingerprint"] for entry in (image, probability, instances)},
         libraries=LIBRARIES,
     )
@@ -158,13 +162,22 @@ def evaluate_sample(
     truth = open_volume(image["store"], "truth")
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
-    tally = tally_volume(
-        truth, found, segments, row["objects"], settings["evaluation"], workers=workers
-    )
+    tally = tally_volume(truth, found, segments, row["objects"], evaluation, workers=workers)
+    if width is not None:
+        rims = semantics.Rims(width, row["objects"], truth.spacing, truth.attributes.get("ignored"))
+        classes = semantics.class_counts(truth.array, found.array, rims, workers=workers)
+        tally |= {(f"class_{name}", None): counts for name, counts in classes.items()}
     scores = score(tally)
     content = [[one.metric, one.at, repr(one.value), one.counts] for one in scores]
     facts |= {"shape": truth.shape, "scores": digest(content)}
     return Evaluated(scores, {**facts, "remarks": remark(tally, math.prod(truth.shape))})
+
+
+def _rim_width(settings: Mapping[str, Any]) -> float | None:
+    """Return how wide the class of rims is, if the network learns it and the map is measured."""
+    if settings["target"] != semantics.TARGET or not settings["evaluation"]["thresholds"]:
+        return None
+    return settings["weights"]["boundary_width"]
 
 
 def tally_volume(
