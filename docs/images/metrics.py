@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from gigaseg.faults import find_faults
 from gigaseg.labels import boundary_truth, components, contingency
-from gigaseg.scores import Tally, add, cut, score, tally_instances, tally_map
+from gigaseg.scores import Tally, add, score, tally_instances, tally_map
 from gigaseg.warping import warp
 
 FOLDER = Path(__file__).parent / "metrics"
@@ -224,7 +224,7 @@ def _panel(labels: np.ndarray, kinds: dict[int, str], over: Sequence[str] = ()) 
 
 def _draw_map(case: Case) -> tuple[list[str], list[str]]:
     inside = boundary_truth(components(case.truth))
-    cells = cut(np.where(case.found, 255, 0).astype(np.uint8), 0.5)
+    cells = case.found
     differ, left = inside != cells, warp(inside, cells) != cells
     marks = _pixels(differ & ~left, "#f0b27a", "circle") + _pixels(left, "#d55e00", "square")
     return _pixels(~inside, "#444444", "fill"), _pixels(~cells, "#444444", "fill") + marks
