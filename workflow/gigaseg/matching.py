@@ -273,7 +273,7 @@ def ctc_counts(table: Contingency, *, spared: Ids = NOBODY) -> CtcCounts:
     overlap = _Overlap.of(table, spared)
     covers = 2 * overlap.voxels > overlap.truth_voxels[overlap.truth]
     covered = int(np.count_nonzero(covers))
-    covering = np.unique(overlap.segment[covers])
+    covering = np.flatnonzero(np.bincount(overlap.segment[covers]))
     return CtcCounts(
         references=overlap.truths,
         sum_jaccard=math.fsum(overlap.iou[covers]),
@@ -315,7 +315,9 @@ class _Overlap:
 
     def blamed_but(self, found: npt.NDArray[np.intp]) -> int:
         """Count the segments that are neither among those found nor spared."""
-        return self.segment_voxels.size - np.union1d(found, self.spared).size
+        blamed = np.ones(self.segment_voxels.size, bool)
+        blamed[found] = blamed[self.spared] = False
+        return int(np.count_nonzero(blamed))
 
     @property
     def iou(self) -> npt.NDArray[np.float64]:
@@ -374,8 +376,9 @@ def _groups(
     size = nodes + int(segment.max()) + 1
     graph = coo_array((np.ones(truth.size, bool), (truth, segment + nodes)), shape=(size, size))
     number, group = connected_components(graph, directed=False)
-    left = np.bincount(group[np.unique(truth)], minlength=number)
-    right = np.bincount(group[np.unique(segment) + nodes], minlength=number)
+    there = np.bincount(np.concatenate([truth, segment + nodes]), minlength=size) > 0
+    left = np.bincount(group[:nodes][there[:nodes]], minlength=number)
+    right = np.bincount(group[nodes:][there[nodes:]], minlength=number)
     of = group[truth]
     smaller, order = np.minimum(left, right)[of], np.argsort(of, kind="stable")
     starts = np.flatnonzero(np.diff(of[order], prepend=-1))
