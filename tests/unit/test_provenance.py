@@ -166,7 +166,7 @@ def append(path: Path, text: str):
     ("module", "stages"),
     [
         ("watershed.py", {"split"}),
-        ("weights.py", {"weigh", "train"}),
+        ("weights.py", {"weigh", "train", "evaluate", "tabulate"}),
         ("warping.py", {"evaluate", "tabulate"}),
         ("stages/split.py", {"split"}),
         ("stages/report.py", {"report"}),
