@@ -22,8 +22,8 @@ GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest forecast fragments instances intensity "
-    "levels lookup mosaics objects panes phantoms resampling sampling scores stitching tiling "
-    "seams uncertainty bands maps relaxation thinning",
+    "levels lookup mosaics objects panes phantoms remarks resampling sampling scores semantics "
+    "stitching tiling seams uncertainty bands maps relaxation thinning",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",

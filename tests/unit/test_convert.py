@@ -54,6 +54,7 @@ class Lab:
 def row(image, label=None, **changes):
     standard = {"sample": "a", "dataset": "set", "split": "train", "spacing": None}
     standard |= {"labels": "instances", "objects": "plane", "channels": "all"}
+    standard |= {"ignore_label": None}
     return {**standard, "image": image, "label": label, **changes}
 
 
@@ -230,6 +231,62 @@ def test_one_single_id_gives_a_hint(lab, caplog):
     assert "use `labels: foreground`" in caplog.text
 
 
+# ----------------------------------------------------------------------------- voxels not annotated
+
+
+@pytest.mark.parametrize(
+    ("ignore", "objects", "expected"),
+    [
+        (9, "volume", [[[0, 5, -1], [0, 0, -1]], [[5, 5, 0], [2, 0, 0]]]),
+        (9, "plane", [[[0, 1, -1], [0, 0, -1]], [[3, 3, 0], [2, 0, 0]]]),
+        (0, "volume", [[[-1, 5, 9], [-1, -1, 9]], [[5, 5, -1], [2, -1, -1]]]),
+        (300, "volume", [[[0, 5, 9], [0, 0, 9]], [[5, 5, 0], [2, 0, 0]]]),
+    ],
+)
+def test_the_ignored_label_becomes_the_greatest_value(lab, ignore, objects, expected):
+    ids = np.array([[[0, 5, 9], [0, 0, 9]], [[5, 5, 0], [2, 0, 0]]], "u1")
+    image, label = lab.write("a.tif", ids), lab.write("l.tif", ids)
+    (entry,) = lab.convert(row(image, label, objects=objects, ignore_label=ignore))
+    truth = open_volume(lab.store(), "truth")
+    ignored = truth.attributes["ignored"]
+    assert ignored == 2**32 - 1
+    found = np.where(truth.array[:] == ignored, -1, truth.array[:].astype(np.int64))
+    np.testing.assert_array_equal(found, expected)
+    assert entry["instances"] == len(set(found.ravel().tolist()) - {0, -1})
+
+
+def test_an_ignored_label_may_be_negative_and_beside_large_ids(lab):
+    image = lab.write("a.tif", np.zeros((20, 20), "u1"))
+    ids = np.zeros((20, 20), "i8")
+    ids[3, 4], ids[5], ids[7, 7] = 2**32 - 1, -1, 6
+    lab.convert(row(image, lab.write("l.tif", ids), ignore_label=-1))
+    truth = open_volume(lab.store(), "truth")
+    assert truth.attributes["ignored"] == 2**64 - 1
+    found = truth.array[0]
+    assert (found[3, 4], found[7, 7]) == (2**32 - 1, 6)
+    assert (found[5] == 2**64 - 1).all()
+    assert np.count_nonzero(found) == 22
+
+
+@pytest.mark.parametrize("labels", ["foreground", "boundary"])
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+def test_ignored_voxels_of_a_mask_separate_components(lab, rng, labels, objects):
+    mask = rng.choice(np.array([0, 128, 255], "u1"), (2, 60, 50), p=[0.4, 0.1, 0.5])
+    image, label = lab.write("a.tif", mask), lab.write("l.tif", mask, rowsperstrip=8)
+    lab.convert(row(image, label, labels=labels, objects=objects, ignore_label=128))
+    truth = open_volume(lab.store(), "truth")
+    inside = mask == (255 if labels == "foreground" else 0)
+    expected = components(inside, objects=objects)
+    expected[mask == 128] = truth.attributes["ignored"]
+    np.testing.assert_array_equal(truth.array[:], expected)
+
+
+def test_without_an_ignored_label_the_truth_says_so(lab):
+    label = lab.write("l.tif", np.eye(20, dtype="u1"))
+    lab.convert(row(label, label))
+    assert open_volume(lab.store(), "truth").attributes["ignored"] is None
+
+
 # ------------------------------------------------------------------------------------------ faults
 
 
@@ -266,6 +323,19 @@ def test_image_and_labels_of_different_shape(lab):
     (entry,) = lab.convert(row(image, lab.write("l.tif", np.zeros((20, 21), "u1"))))
     assert "(1, 20, 20)" in entry["message"]
     assert "(1, 20, 21)" in entry["message"]
+
+
+def test_image_and_labels_of_different_spacing(lab):
+    data, unit = np.eye(40, dtype="u1"), {"resolutionunit": "CENTIMETER"}
+    image = lab.write("a.tif", data, resolution=(20000, 20000), **unit)
+    label = lab.write("l.tif", data, resolution=(10000, 10000), **unit)
+    (entry,) = lab.convert(row(image, label))
+    assert entry["status"] == "failed"
+    assert "a.tif says (1.0, 0.5, 0.5)" in entry["message"]
+    assert "l.tif says (1.0, 1.0, 1.0)" in entry["message"]
+    assert lab.convert(row(image, label, spacing=[1, 0.5, 0.5]))[0]["status"] == "done"
+    silent = lab.write("l.tif", data)
+    assert lab.convert(row(image, silent))[0]["spacing"] == [1, 0.5, 0.5]
 
 
 def test_coloured_instance_labels(lab):

@@ -1,18 +1,23 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from gigaseg import semantics
 from gigaseg.fingerprints import canonical_json
-from gigaseg.labels import contingency
+from gigaseg.labels import boundary_truth, components, contingency
 from gigaseg.ledger import read_manifest, write_manifest
-from gigaseg.maps import BoundaryMap
+from gigaseg.maps import BoundaryMap, step_of
+from gigaseg.matching import pixel_counts
+from gigaseg.rand import rand_counts
 from gigaseg.scores import FAMILIES, add, average, score, tally_instances, tally_map
 from gigaseg.scoretable import COLUMNS
 from gigaseg.stages import evaluate, tabulate
+from gigaseg.thinning import thin
 from gigaseg.volumes import commit_image, commit_labels, create_array
+from gigaseg.warping import warping_counts
 
 NAN = float("nan")
 STORAGE = {"chunk": 16, "shard": 32, "smallest_level": 256}
@@ -45,29 +50,32 @@ class Lot:
         self.rows: list[dict] = []
         self.entries: dict[str, list[dict]] = {"convert": [], "predict": [], "split": []}
 
-    def sample(self, name, truth, probability, segments, *, objects="plane", label="l.tif"):
-        self._store("convert", name, np.zeros((1, *probability.shape[1:]), np.uint8), truth)
+    def sample(
+        self, name, truth, probability, segments, *, objects="plane", label="l.tif", ignored=None
+    ):
+        data = np.zeros((1, *probability.shape[1:]), np.uint8)
+        self._store("convert", name, data, truth, {"ignored": ignored})
         self._store("predict", name, probability)
         self._store("split", name, segments)
         row = {"sample": name, "dataset": "d", "split": "test", "objects": objects, "label": label}
         self.rows.append(row)
         return self
 
-    def _store(self, stage, name, data, truth=None):
+    def _store(self, stage, name, data, truth=None, facts=None):
         store = self.root / stage / "d" / f"{name}.ome.zarr"
         create_array(store, "0", data.shape, data.dtype, storage=STORAGE)[...] = data
         common = {"spacing": (1.0, 1.0, 1.0), "levels": 1, "attributes": {}}
         if truth is not None:
             array = create_array(store, "labels/truth/0", truth.shape, truth.dtype, storage=STORAGE)
             array[...] = truth
-            commit_labels(store / "labels/truth", **common)
+            commit_labels(store / "labels/truth", **common | {"attributes": facts})
         if data.ndim == 4:
             commit_image(store, channel_names=["c"] * len(data), **common)
         else:
             commit_labels(store, **common)
         self.entries[stage].append(entry(stage, name, f"d/{name}.ome.zarr"))
 
-    def run(self, threads=1, **evaluation):
+    def run(self, threads=1, target="foreground", **evaluation):
         paths = {stage: self.root / stage / f"{self.name}.json" for stage in self.entries}
         for stage, entries in self.entries.items():
             write_manifest(paths[stage], {"stage": stage, "lot": self.name, "samples": entries})
@@ -76,7 +84,8 @@ class Lot:
             "samples": self.rows,
             "experiment": "e",
             "fold": 0,
-            "target": "foreground",
+            "target": target,
+            "weights": {"boundary_width": 2},
             "evaluation": EVALUATION | evaluation,
         }
         manifest = self.root / "evaluate" / f"{self.name}.json"
@@ -395,3 +404,173 @@ def test_two_samples_have_no_interval(tmp_path):
     table = tabulate.aggregate(fold_rows(tmp_path, "ab", 0, 1))
     assert table["low"].isna().all()
     assert table["high"].isna().all()
+
+
+# ------------------------------------------------------------------------------- degenerate truth
+
+
+def told(manifest):
+    return {entry["sample"]: entry.get("remarks") for entry in read_manifest(manifest)["samples"]}
+
+
+def test_what_is_odd_about_a_sample_is_said(tmp_path):
+    shape = (1, 16, 16)
+    none, full, some = np.zeros(shape, np.uint32), np.ones(shape, np.uint32), cells(0, shape)
+    lot = Lot(tmp_path).sample("ordinary", *perfect(some))
+    lot.sample("empty", none, perfect(some)[1], some).sample("lost", some, perfect(none)[1], none)
+    lot.sample("giant", *perfect(full))
+    manifest, table = lot.run()
+    said = told(manifest)
+    assert said["ordinary"] == []
+    assert said["empty"] == ["the truth is empty: scores that need an object are not defined"]
+    assert said["lost"] == ["no instance was found"]
+    assert said["giant"] == [
+        "the truth has no background: no instance can be invented",
+        "the truth is one single object: no objects can be merged, V-Info says nothing",
+    ]
+    got = {m: value(table, m, sample="giant") for m in ("seg", "rand", "voi_merge", "dice")}
+    assert got == {"seg": 1, "rand": 1, "voi_merge": 0, "dice": 1}
+    assert np.isnan(value(table, "v_info", sample="giant"))
+
+
+def test_a_truth_without_background_is_scored_like_any_other(tmp_path):
+    truth = np.repeat(np.repeat(np.arange(1, 17).reshape(1, 4, 4), 8, 1), 8, 2).astype(np.uint32)
+    _, table = Lot(tmp_path).sample("a", *perfect(truth)).run()
+    got = {m: value(table, m) for m in ("seg", "det", "mean_ap", "rand", "voi_split", "dice")}
+    assert got == {"seg": 1, "det": 1, "mean_ap": 1, "rand": 1, "voi_split": 0, "dice": 1}
+
+
+@pytest.mark.parametrize("beyond", [2**31, 2**32, 2**62])
+def test_large_ids_are_scored_like_small_ones(tmp_path, beyond):
+    truth, probability, found = noisy(11)
+    raised = [np.where(a > 0, a + np.uint64(beyond), 0).astype(np.uint64) for a in (truth, found)]
+    small = Lot(tmp_path / "small").sample("a", truth, probability, found)
+    large = Lot(tmp_path / "large").sample("a", raised[0], probability, raised[1])
+    pd.testing.assert_frame_equal(small.run()[1], large.run()[1])
+
+
+def test_another_spacing_than_that_of_the_truth_is_refused(tmp_path, monkeypatch):
+    opened = evaluate.open_volume
+
+    def coarser(store, label=None):
+        volume = opened(store, label)
+        return volume if label else replace(volume, spacing=(1.0, 0.5, 0.5))
+
+    monkeypatch.setattr(evaluate, "open_volume", coarser)
+    (entry,) = read_manifest(Lot(tmp_path).sample("a", *noisy(12)).run()[0])["samples"]
+    assert "spacing (1.0, 0.5, 0.5) µm, the truth (1.0, 1.0, 1.0) µm" in entry["message"]
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+def test_ignored_voxels_decide_nothing(tmp_path, objects):
+    truth, probability, found = noisy(13)
+    unknown = np.zeros(truth.shape, bool)
+    unknown[:, 9:26, 17:34] = True  # what is predicted there is forgiven
+    ignored = int(np.iinfo(np.uint32).max)
+    masked = np.where(unknown, ignored, truth).astype(np.uint32)
+    shuffled = np.where(unknown & (found > 0), 1000 + found % 2, found).astype(np.uint32)
+    tables = []
+    for name, segments in (("as it is", found), ("other objects", shuffled)):
+        lot = Lot(tmp_path / name)
+        lot.sample("a", masked, probability, segments, objects=objects, ignored=ignored)
+        manifest, table = lot.run()
+        (remark,) = told(manifest)["a"]
+        assert remark == "18.1% of the voxels are not annotated and left out of every score"
+        tables.append(table)
+    pd.testing.assert_frame_equal(*tables)
+    _, without = Lot(tmp_path / "w").sample("a", truth, probability, found, objects=objects).run()
+    known = contingency(truth[~unknown], found[~unknown])
+    inside = int(known.voxels[(known.truth > 0) & (known.segment > 0)].sum())
+    table = tables[0][tables[0]["aggregation"] == "sample"]
+    dice = table[table["metric"] == "dice"]["counts"].item()
+    assert json.loads(dice)["tp"] == inside
+    assert sum(json.loads(dice).values()) == np.count_nonzero(~unknown)
+    assert value(tables[0], "seg") != value(without, "seg")
+
+
+def test_ignored_pixels_are_no_mismatches_of_the_map():
+    truth = np.ones((12, 12), np.uint32)
+    truth[:, 6] = 0
+    probability = np.full(truth.shape, 255, np.uint8)  # the line is missing: a merger
+    hidden = truth.copy()
+    hidden[:, 5:8] = 77
+    options = {"thresholds": [0.5], "radius": 20}
+    seen = score(tally_map(BoundaryMap(truth, probability), **options))
+    spared = score(tally_map(BoundaryMap(hidden, probability, ignored=77), **options))
+    names = ("pixel_error", "warping_error", "splits_and_mergers")
+    assert all(one.value > 0 for one in seen if one.metric in names)
+    assert all(one.value == 0 for one in spared if one.metric in names)
+
+
+# ----------------------------------------------------------------------------------------- classes
+
+
+def class_map(truth, width, objects):
+    """The class of every voxel, from distances to what is not the voxel's own instance."""
+    classes = np.zeros(truth.shape, int)
+    space = np.ones(3) if objects == "volume" else np.array([1e9, 1, 1])
+    places = np.argwhere(np.ones(truth.shape, bool))
+    for at in np.argwhere(truth > 0):
+        steps = np.abs(places - at)
+        far = np.sqrt(((steps * space) ** 2).sum(axis=1))
+        others = far[(truth.ravel() != truth[tuple(at)])]
+        classes[tuple(at)] = 2 if others.min() <= width else 1
+    return classes
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+@pytest.mark.parametrize("ignored", [None, 2**32 - 1])
+def test_classes_are_scored_against_what_training_aims_at(tmp_path, monkeypatch, objects, ignored):
+    rng = np.random.default_rng(5)
+    coarse = np.arange(1, 13).reshape(2, 2, 3) * rng.integers(0, 2, (2, 2, 3))
+    truth = coarse.repeat(9, axis=1).repeat(8, axis=2).astype(np.uint32)
+    probability = rng.integers(0, 120, (2, *truth.shape)).astype(np.uint8)
+    marked = truth.copy()
+    if ignored:
+        marked[:, 3:6, 4:14] = ignored
+    known = marked != (ignored or -1)
+    true = class_map(np.where(known, marked, 0), 2, objects)
+    stored = probability.astype(int)
+    found = np.argmax([255 - stored.sum(0), *stored], axis=0)
+    monkeypatch.setattr(semantics, "BLOCK", (1, 7, 11))
+    monkeypatch.setattr(semantics, "THICK_BLOCK", (1, 8, 5))
+    lot = Lot(tmp_path)
+    lot.sample("a", marked, probability, truth, objects=objects, ignored=ignored)
+    _, table = lot.run(target="interior_boundary", threads=2)
+    for k, name in ((1, "interior"), (2, "boundary")):
+        tp = np.count_nonzero((true == k) & (found == k) & known)
+        either = np.count_nonzero(((true == k) | (found == k)) & known)
+        assert value(table, f"iou_{name}") == pytest.approx(tp / either)
+        assert value(table, f"dice_{name}") == pytest.approx(2 * tp / (either + tp))
+
+
+def test_classes_are_scored_only_where_there_are_two_and_the_map_is_measured(tmp_path):
+    truth, probability, found = noisy(14)
+    lot = Lot(tmp_path).sample("a", truth, np.concatenate([probability, probability]), found)
+    assert "dice_boundary" not in set(lot.run()[1]["metric"])
+    assert "dice_boundary" not in set(
+        lot.run(target="interior_boundary", thresholds=[])[1]["metric"]
+    )
+    assert "dice_boundary" in set(lot.run(target="interior_boundary")[1]["metric"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ignored_pixels_of_a_map_are_masked_as_in_functions_of_arrays(seed):
+    rng = np.random.default_rng(seed)
+    truth = cells(seed, (1, 40, 40))[0]
+    truth[:, 5:21] = np.where(truth[:, 5:21] > 0, truth[:, 5:21], 60)  # some touch
+    probability = rng.integers(0, 256, truth.shape).astype(np.uint8)
+    hidden, known = truth.copy(), rng.random(truth.shape) > 0.2
+    known[:9] = False
+    hidden[~known] = 77
+    plane = BoundaryMap(hidden, probability, rows=8, columns=16, ignored=77)
+    inside = boundary_truth(np.where(known, truth, 0))
+    for threshold in (0.2, 0.5):
+        found = probability > step_of(threshold)
+        shares = probability.astype(np.float32) / np.float32(255)
+        confidence = np.abs(shares - np.float32(threshold))
+        expected = warping_counts(inside, found, confidence=confidence, mask=known, radius=5)
+        assert plane.warping(threshold, 5) == expected
+        assert plane.pixels(threshold) == pixel_counts(inside[known], found[known])
+        whole = contingency(components(inside), thin(found))
+        assert rand_counts(plane.thinned(threshold)) == rand_counts(whole)

@@ -75,7 +75,7 @@ def test_the_jobs_of_a_cross_validation():
         ("train", {"target", "network", "training", "intensity", "train", "validation"}),
         ("predict", {"storage", "prediction"}),
         ("split", {"storage", "instances", "target"}),
-        ("evaluate", {"evaluation", "target"}),
+        ("evaluate", {"evaluation", "target", "weights"}),
         ("view", {"view"}),
     ],
 )
@@ -105,6 +105,7 @@ def test_a_row_says_where_its_files_are_and_what_they_hold():
             "labels": "instances",
             "objects": "plane",
             "channels": "all",
+            "ignore_label": None,
             "spacing": None,
         }
     ]

@@ -166,7 +166,7 @@ def append(path: Path, text: str):
     ("module", "stages"),
     [
         ("watershed.py", {"split"}),
-        ("weights.py", {"weigh", "train"}),
+        ("weights.py", {"weigh", "train", "evaluate"}),
         # The report compares experiments by scores of resampled counts.
         ("warping.py", {"evaluate", "tabulate", "report"}),
         ("uncertainty.py", {"tabulate", "report"}),

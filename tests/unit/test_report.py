@@ -358,6 +358,30 @@ def test_shows_what_ran(whole):
     assert '"iou_match": "at_least"' in page.text  # settings
 
 
+def test_says_what_is_odd_about_samples(tmp_path):
+    root = write_results(tmp_path, samples=2, unscored=1)
+    remark = "the truth is empty: scores that need an object are not defined"
+    path = root / "evaluate" / "nuclei" / "fold-0" / "plates-0000.json"
+    edit(path, lambda item: item.update(remarks=[remark] if item["sample"] == "plate_01" else []))
+    page, _ = make(root)
+    told = section(page, "scores")
+    assert "Samples to know about" in told
+    assert told.count("plates/plate_01, nuclei: " + remark) == 1
+    assert "plate_00" not in told.partition("Samples to know about")[2].partition("What the")[0]
+
+
+def test_samples_without_truth_have_pictures_and_sizes_and_no_scores(tmp_path):
+    page, _ = make(write_results(tmp_path, samples=1, unscored=1))
+    articles = (part.split("</article>")[0] for part in page.html.split("<article")[1:])
+    (part,) = (part for part in articles if "unknown_1</h4>" in part)
+    assert "no score" in part
+    assert "median size" in part
+    assert "data:image/" in part
+    assert ">SEG" not in part
+    assert "unknown_1" not in section(page, "samples")
+    assert "Samples to know about" not in page.text
+
+
 def section(page, name):
     """Return the text of a section, tags removed."""
     part = page.html.split(f'<section id="{name}">')[1].split("</section>")[0]

@@ -20,17 +20,18 @@ def draw_cells(shape, seed):
     return labels
 
 
-def write(store, data, commit, mode, **facts):
+def write(store, data, commit, mode, attributes=None, **facts):
     create_array(store, "0", data.shape, data.dtype, storage=STORAGE)[...] = data
     levels = write_pyramid(store, mode=mode, storage=STORAGE)
-    commit(store, spacing=(1, 1, 1), levels=levels, attributes={}, **facts)
+    commit(store, spacing=(1, 1, 1), levels=levels, attributes=attributes or {}, **facts)
 
 
-def make_sample(root, labels, found, truth=True, probabilities=None):
+def make_sample(root, labels, found, truth=True, probabilities=None, ignored=None):
     image = np.where(labels > 0, 200, 10).astype(np.uint8)[None]
     store = root / "image.ome.zarr"
     if truth:
-        write(store / "labels" / "truth", labels, commit_labels, "nearest")
+        facts = {"ignored": ignored}
+        write(store / "labels" / "truth", labels, commit_labels, "nearest", facts)
     write(store, image, commit_image, "mean", channel_names=["a"])
     write(root / "found.ome.zarr", found, commit_labels, "nearest")
     if probabilities is not None:
@@ -146,3 +147,19 @@ def test_a_window_with_one_line_in_a_shard_is_read(tmp_path):
     sample = make_sample(tmp_path, labels, labels)
     window = views._read_window(sample.instances, views.View(0, 60, 0, 69, 50))
     np.testing.assert_array_equal(window[0], labels[0, 60:129, :50])
+
+
+def test_nothing_is_at_fault_where_nobody_annotated(tmp_path):
+    labels = draw_cells((96, 96), seed=4)[None]
+    right = np.s_[:, :, 48:]
+    truth, ignored = labels.copy(), 2**32 - 1
+    truth[right] = ignored
+    found = labels.copy()
+    found[:, 50:60, 60:70] = 999  # would be a split or an invention
+    seen = views.draw_sample(make_sample(tmp_path / "a", labels, found))
+    spared = views.draw_sample(make_sample(tmp_path / "b", truth, found, ignored=ignored))
+    assert sum(seen.faults.values()) > 0
+    assert sum(spared.faults.values()) == 0
+    blank = np.where(truth == ignored, 0, truth)
+    plain = views.draw_sample(make_sample(tmp_path / "c", blank, found))
+    assert spared.pictures["truth"] == plain.pictures["truth"]

@@ -25,16 +25,17 @@ def cells(seed=0, shape=(3, 70, 50)):
 def lot(tmp_path):
     """Build a converted lot: samples by name, each with its truth, None if it has none."""
 
-    def build(truths, objects="plane", splits=None):
+    def build(truths, objects="plane", splits=None, ignored=None):
         folder, rows, entries = tmp_path / "convert", [], []
         for name, truth in truths.items():
             store = folder / "data" / f"{name}.ome.zarr"
             shape = (3, 70, 50) if truth is None else truth.shape
+            facts = {"ignored": ignored}
             create_array(store, "0", (1, *shape), "u1", storage=STORAGE)
             if truth is not None:
                 array = create_array(store, "labels/truth/0", shape, "u4", storage=STORAGE)
                 array[...] = truth
-                commit_labels(store / "labels/truth", spacing=SPACING, levels=1, attributes={})
+                commit_labels(store / "labels/truth", spacing=SPACING, levels=1, attributes=facts)
             commit_image(store, spacing=SPACING, levels=1, channel_names=["a"], attributes={})
             split = (splits or {}).get(name, "train")
             row = {"sample": name, "dataset": "data", "split": split}
@@ -131,3 +132,23 @@ def test_a_finished_store_is_left_alone_until_something_changes(tmp_path, lot):
     assert (store / "zarr.json").stat().st_mtime_ns == stamp
     changed = run(tmp_path, settings | {"weights": WEIGHTS | {"w0": 5.0}})["a"]
     assert changed["fingerprint"] != first["fingerprint"]
+
+
+@pytest.mark.parametrize("objects", ["plane", "volume"])
+def test_voxels_nobody_annotated_have_no_weight_and_are_background_to_others(
+    tmp_path, lot, objects
+):
+    truth, ignored = cells(1), 2**32 - 1
+    unknown = np.random.default_rng(2).random(truth.shape) < 0.1
+    known = np.where(unknown, 0, truth).astype(np.uint32)
+    settings = lot({"a": np.where(unknown, ignored, truth), "b": known}, objects, ignored=ignored)
+    marked, plain = run(tmp_path, settings).values()
+    arrays, expected = (open_arrays(tmp_path / "weigh" / e["store"])[0] for e in (marked, plain))
+    target, weight = (arrays[name][...] for name in ("target", "separation"))
+    assert (target[unknown] == 255).all()
+    assert not weight[unknown].any()
+    for name, found in (("target", target), ("separation", weight)):
+        np.testing.assert_array_equal(found[~unknown], expected[name][...][~unknown])
+    assert marked["ignored"] == np.count_nonzero(unknown)
+    assert plain["ignored"] == 0
+    assert ignored not in marked["vanished"]

@@ -240,6 +240,25 @@ def test_empty_labels_among_others_are_learned_from_and_scored(lab):
     assert lab.entries("evaluate", MODEL)["empty-test"]["status"] == "done"
 
 
+@pytest.mark.parametrize(("labels", "value"), [("instances", 60000), ("foreground", 128)])
+def test_what_nobody_annotated_is_neither_learned_nor_scored(lab, labels, value):
+    truth = cells() if labels == "instances" else np.where(cells() > 0, 255, 0).astype("u2")
+    sparse = truth.copy()
+    sparse[:, 20:] = value
+    add_good(lab, sparse)
+    lab.dataset = {"labels": labels, "ignore_label": value}
+    lab.run()
+    known = 20 * truth.shape[2]
+    facts = lab.entries("weigh")["train"]
+    assert (facts["ignored"], sum(facts["counts"])) == (truth.size - known, known)
+    assert lab.entries("evaluate", MODEL)["test"]["remarks"][0].startswith("60.0% of the voxels")
+    table = lab.scores()
+    mine = table[(table["sample"] == "test") & table["metric"].isin(["dice", "pixel_error"])]
+    assert {sum(json.loads(counts).values()) for counts in mine["counts"] if "tp" in counts} == {
+        known
+    }
+
+
 @pytest.mark.parametrize(("value", "missing"), [(0, "foreground"), (1, "background")])
 def test_training_data_of_one_class_stop_with_its_name(lab, value, missing):
     lab.dataset = {"labels": "foreground"}

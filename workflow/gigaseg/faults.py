@@ -36,7 +36,7 @@ class Faults:
         return {kind: len(getattr(self, kind)) for kind in KINDS}
 
 
-def find_faults(table: Contingency) -> Faults:
+def find_faults(table: Contingency, ignored: int | None = None) -> Faults:
     """Compare truth and instances object by object.
 
     An instance *belongs* to the true object that holds more than half of its voxels; a true
@@ -54,6 +54,8 @@ def find_faults(table: Contingency) -> Faults:
     ----------
     table : Contingency
         From `gigaseg.labels.contingency`; tables of parts of a volume may be added before.
+    ignored : int, optional
+        Id of the voxels whose truth is not known: see `gigaseg.labels.Contingency.without`.
 
     Examples
     --------
@@ -63,6 +65,7 @@ def find_faults(table: Contingency) -> Faults:
     >>> find_faults(contingency(truth, instances)).counts
     {'split': 1, 'merged': 1, 'missed': 1, 'invented': 1}
     """
+    table, spared = table.without(ignored)
     true_ids, true_sizes = _objects(*table.truth_sizes())
     instance_ids, instance_sizes = _objects(*table.segment_sizes())
     pairs = table.where((table.truth != 0) & (table.segment != 0))
@@ -77,7 +80,7 @@ def find_faults(table: Contingency) -> Faults:
         split=true_ids[pieces > 1],
         merged=instance_ids[swallowed > 1],
         missed=np.setdiff1d(true_ids, pairs.truth[related]),
-        invented=np.setdiff1d(instance_ids, pairs.segment[related]),
+        invented=np.setdiff1d(instance_ids, np.union1d(pairs.segment[related], spared)),
     )
 
 

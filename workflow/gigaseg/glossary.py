@@ -70,6 +70,17 @@ METRICS: dict[str, Metric] = {
         "Dice", PIXELS, "higher", "Overlap of all objects with all true objects, not told apart."
     ),
     "iou": Metric("IoU", PIXELS, "higher", "As Dice, as overlap over union."),
+    "dice_interior": Metric(
+        "Dice, interior", PIXELS, "higher", "Overlap of the class that fills objects, in the map."
+    ),
+    "iou_interior": Metric("IoU, interior", PIXELS, "higher", "The same as overlap over union."),
+    "dice_boundary": Metric(
+        "Dice, boundary",
+        PIXELS,
+        "higher",
+        "Overlap of the class of rims, in the map. Rims are thin: one pixel aside halves it.",
+    ),
+    "iou_boundary": Metric("IoU, boundary", PIXELS, "higher", "The same as overlap over union."),
     "rand": Metric(
         "Rand F",
         PARTITION,

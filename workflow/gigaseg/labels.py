@@ -5,7 +5,7 @@ the contingency table of two label arrays, and tables of disjoint parts of a vol
 table of the whole: a score of a volume of any size is exact and never needs the volume in memory.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,22 +131,25 @@ class Contingency:
         """Sum any number of tables; the sum of none is the empty table.
 
         They are taken one by one and tables of like size are merged first: adding up the blocks
-        of a volume never holds many tables, and costs n log n in all for n pairs.
+        of a volume never holds more than twice the pairs of the sum, and costs n log n for n pairs.
         """
-        waiting: list[Contingency] = []  # each more than twice as long as the next
+        nothing = np.empty(0, np.uint64)
+        # Each more than twice as long as the next.
+        waiting = [cls(nothing, nothing, nothing.astype(np.int64))]
         for table in tables:
             waiting.append(table)
             while len(waiting) > 1 and len(waiting[-2].voxels) <= 2 * len(waiting[-1].voxels):
-                waiting[-2:] = [cls._merge(waiting[-2:])]
-        return waiting[0] if len(waiting) == 1 else cls._merge(waiting)
+                waiting[-2:] = [waiting[-2]._merge(waiting[-1])]
+        while len(waiting) > 1:
+            waiting[-2:] = [waiting[-2]._merge(waiting[-1])]
+        return waiting[0]
 
-    @classmethod
-    def _merge(cls, parts: "Sequence[Contingency]") -> "Contingency":
-        return cls._from_pairs(
-            np.concatenate([np.empty(0, np.uint64), *(part.truth for part in parts)]),
-            np.concatenate([np.empty(0, np.uint64), *(part.segment for part in parts)]),
-            np.concatenate([np.empty(0, np.int64), *(part.voxels for part in parts)]),
-        )
+    def _merge(self, other: "Contingency") -> "Contingency":
+        ours, theirs = tuple(vars(self).values()), tuple(vars(other).values())
+        pairs = _count_distinct(ours, theirs)
+        merged = np.empty(pairs, np.uint64), np.empty(pairs, np.uint64), np.empty(pairs, np.int64)
+        _merge_sorted(ours, theirs, merged)
+        return Contingency(*merged)
 
     @classmethod
     def _from_pairs(
@@ -166,13 +169,45 @@ class Contingency:
         """Return the table of the pairs marked in `keep`, shape (pairs,)."""
         return Contingency(self.truth[keep], self.segment[keep], self.voxels[keep])
 
+    def without(self, ignored: int | None) -> "tuple[Contingency, npt.NDArray[np.uint64]]":
+        """Leave out the voxels whose truth is not known.
+
+        Parameters
+        ----------
+        ignored : int or None
+            The truth id of these voxels; None if there are none.
+
+        Returns
+        -------
+        table : Contingency
+            Of all other voxels.
+        spared : ndarray of uint64
+            Sorted ids of the segments that have more than half of their voxels among those left
+            out: nothing can be said against them.
+
+        Examples
+        --------
+        >>> truth, segments = np.array([1, 1, 9, 9, 9]), np.array([4, 4, 5, 5, 4])
+        >>> table, spared = contingency(truth, segments).without(9)
+        >>> table.voxels, spared
+        (array([2]), array([5], dtype=uint64))
+        """
+        if ignored is None:
+            return self, np.empty(0, np.uint64)
+        unknown = self.truth == np.uint64(ignored)
+        ids, hidden = self.where(unknown & (self.segment != 0)).segment_sizes()
+        every, sizes = self.segment_sizes()
+        spared = ids[2 * hidden > sizes[np.searchsorted(every, ids)]]
+        return self.where(~unknown), spared
+
     def truth_sizes(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """Return ids and voxels of all truth labels of the table, 0 included, sorted by id."""
-        return _sizes(self.truth, self.voxels)
+        return _sizes(self.truth, self.voxels)  # pairs are sorted by truth
 
     def segment_sizes(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
         """Return ids and voxels of all segments of the table, 0 included, sorted by id."""
-        return _sizes(self.segment, self.voxels)
+        order = np.argsort(self.segment, kind="stable")
+        return _sizes(self.segment[order], self.voxels[order])
 
 
 def contingency(truth: LabelArray, segments: LabelArray) -> Contingency:
@@ -209,10 +244,8 @@ def contingency(truth: LabelArray, segments: LabelArray) -> Contingency:
 def _sizes(
     ids: npt.NDArray[np.uint64], voxels: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
     first = np.flatnonzero(_differ_from_last(ids))
-    sizes = np.add.reduceat(voxels[order], first) if first.size else voxels[:0]
+    sizes = np.add.reduceat(voxels, first) if first.size else voxels[:0]
     return ids[first], sizes
 
 
@@ -268,6 +301,36 @@ def _find_runs(a, b, low, marks, starts):
                 starts[count] = low + k
                 count += marks[k]
     return count
+
+
+@njit(cache=True, nogil=True)
+def _count_distinct(a, b):
+    """Return how many different pairs two tables hold together."""
+    i = j = count = 0
+    while i < a[0].size and j < b[0].size:
+        first = a[0][i] < b[0][j] or (a[0][i] == b[0][j] and a[1][i] <= b[1][j])
+        second = b[0][j] < a[0][i] or (a[0][i] == b[0][j] and b[1][j] <= a[1][i])
+        i += first
+        j += second
+        count += 1
+    return count + a[0].size - i + b[0].size - j
+
+
+@njit(cache=True, nogil=True)
+def _merge_sorted(a, b, merged):
+    """Write the pairs of two tables in order, with the sum of the voxels of equal ones."""
+    i = j = 0
+    for k in range(merged[0].size):
+        left, right = i < a[0].size, j < b[0].size
+        if left and right:
+            same = a[0][i] == b[0][j]
+            left = a[0][i] < b[0][j] or (same and a[1][i] <= b[1][j])
+            right = b[0][j] < a[0][i] or (same and b[1][j] <= a[1][i])
+        merged[0][k] = a[0][i] if left else b[0][j]
+        merged[1][k] = a[1][i] if left else b[1][j]
+        merged[2][k] = (a[2][i] if left else 0) + (b[2][j] if right else 0)
+        i += left
+        j += right
 
 
 @njit(cache=True, nogil=True)

@@ -53,6 +53,10 @@ class BoundaryMap:
     rows, columns : int, optional
         What is read at a time; `columns` is a multiple of 8. They change no value. None: about
         `PIECE` pixels.
+    ignored : int, optional
+        Id of the pixels whose truth is not known. They are no mismatches, are not warped, and have
+        no part in V-Rand and V-Info, as if they were background of the truth. (All pixels are
+        shares of the plane, as for the mask of `gigaseg.warping.warping_counts`.)
     folder : Path, optional
         Where a file may lie while pixels are warped: see `gigaseg.relaxation.Waiting`.
     """
@@ -62,6 +66,7 @@ class BoundaryMap:
     rows: int | None = None
     columns: int | None = None
     folder: Path | None = None
+    ignored: int | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,16 +84,30 @@ class BoundaryMap:
         plane = BitMap.zeros(self.shape)
         for band in self.bands(1):
             labels = np.asarray(self.truth[band.top : band.bottom, :])
+            if self.ignored is not None:
+                labels = np.where(labels == self.ignored, 0, labels)
             plane.write(band.start, boundary_truth(labels)[band.own])
         return plane
 
     @cached_property
+    def known(self) -> BitMap | None:
+        """Where the truth is known; None for everywhere."""
+        if self.ignored is None:
+            return None
+        plane = BitMap.zeros(self.shape)
+        for band in self.bands(0):
+            labels = np.asarray(self.truth[band.start : band.stop, :])
+            plane.write(band.start, labels != self.ignored)
+        return plane
+
+    @cached_property
     def histogram(self) -> npt.NDArray[np.int64]:
-        """Pixels by truth (0, 1) and stored probability, shape (2, 256)."""
+        """Known pixels by truth (0, 1) and stored probability, shape (2, 256)."""
         total = np.zeros(512, np.int64)
         for band in self.bands(0):
             cells = self.cells.rows(band.start, band.stop)
             keys = self._read(band.start, band.stop) + cells * np.uint16(256)
+            keys = keys if self.known is None else keys[self.known.rows(band.start, band.stop)]
             total += np.bincount(keys.ravel(), minlength=512)
         return total.reshape(2, 256)
 
@@ -124,6 +143,8 @@ class BoundaryMap:
             for start, stop in self._stripes():
                 values = np.asarray(self._values[:, start:stop])
                 differing = self.cells.differing(start, values > step)
+                if self.known is not None:  # its bits are what differs from nothing
+                    differing &= self.known.differing(start, np.zeros(values.shape, bool))
                 places = by_columns(plane, differing, first=start)
                 y, x = plane.where(places)
                 waiting.add(places, ranks[values[y, x - start]])
@@ -140,6 +161,8 @@ class BoundaryMap:
             differ = warped.rows(band.start, band.stop) != (
                 self._read(band.start, band.stop) > step
             )
+            if self.known is not None:
+                differ &= self.known.rows(band.start, band.stop)
             if differ.any():
                 y, x = np.nonzero(differ)
                 yield classify(labels.locally(band), y + band.own.start, x, radius)

@@ -20,15 +20,17 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 from gigaseg.labels import BoolArray, Contingency
 
 Threshold = Literal["at_least", "above"]
+Ids = npt.NDArray[np.uint64]
 
-LARGEST_TABLE = 10**6  # pairs; a larger group of objects is assigned without a dense table
+NOBODY: Ids = np.empty(0, np.uint64)
+
+BATCH = 1000  # pairs; groups of objects are assigned together until there are so many
 
 
 @dataclass(frozen=True)
@@ -148,14 +150,18 @@ class MatchCounts:
 
 
 def match_counts(
-    table: Contingency, thresholds: Sequence[float], *, match: Threshold = "at_least"
+    table: Contingency,
+    thresholds: Sequence[float],
+    *,
+    match: Threshold = "at_least",
+    spared: Ids = NOBODY,
 ) -> tuple[MatchCounts, ...]:
     """Match truth instances and segments one to one at each IoU threshold.
 
     Of all one-to-one assignments of pairs whose IoU meets the threshold, one with the most pairs
     is taken, and among these one with the largest sum of IoU. It is found per connected group of
-    candidate pairs, and from a table of these only while it is small: a million objects are no
-    trouble, even where low thresholds make one group of all.
+    candidate pairs and without a dense table: a million objects are no trouble, even where low
+    thresholds make one group of all.
 
     Parameters
     ----------
@@ -166,6 +172,10 @@ def match_counts(
     match : {"at_least", "above"}
         IoU >= threshold (StarDist, Cellpose, elf, DSB 2018) or IoU > threshold [1]_. An IoU of
         exactly 0.5 is frequent: a merge of two equal cells has it with both.
+    spared : ndarray of uint64, optional
+        Sorted ids of segments that are no false positives if they match nothing: those that lie
+        mostly where the truth is not known, see `Contingency.without`. These are the void labels
+        of [1]_, section 4.
 
     Returns
     -------
@@ -179,15 +189,21 @@ def match_counts(
     >>> match_counts(table, [0.5])
     (MatchCounts(tp=1, fp=0, fn=1, sum_iou=0.6666666666666666),)
     """
-    overlap = _Overlap.of(table)
+    overlap = _Overlap.of(table, spared)
     iou = overlap.iou
     results = []
     for threshold in thresholds:
         candidate = iou >= threshold if match == "at_least" else iou > threshold
-        chosen = _assign(overlap.truth[candidate], overlap.segment[candidate], iou[candidate])
-        tp = len(chosen)
+        segment, value = overlap.segment[candidate], iou[candidate]
+        pairs = _assign(overlap.truth[candidate], segment, value)
+        tp = pairs.size
         results.append(
-            MatchCounts(tp, overlap.segments - tp, overlap.truths - tp, math.fsum(chosen))
+            MatchCounts(
+                tp,
+                fp=overlap.blamed_but(segment[pairs]),
+                fn=overlap.truths - tp,
+                sum_iou=math.fsum(value[pairs]),
+            )
         )
     return tuple(results)
 
@@ -238,8 +254,14 @@ class CtcCounts:
         return 1 - _ratio(min(5 * self.splits + 10 * self.fn + self.fp, worst), worst)
 
 
-def ctc_counts(table: Contingency) -> CtcCounts:
+def ctc_counts(table: Contingency, *, spared: Ids = NOBODY) -> CtcCounts:
     """Count what SEG and DET need, from the table of a whole problem.
+
+    Parameters
+    ----------
+    table : Contingency
+    spared : ndarray of uint64, optional
+        As for `match_counts`.
 
     Examples
     --------
@@ -248,16 +270,16 @@ def ctc_counts(table: Contingency) -> CtcCounts:
     >>> counts.seg, counts.det
     (0.5, 0.75)
     """
-    overlap = _Overlap.of(table)
+    overlap = _Overlap.of(table, spared)
     covers = 2 * overlap.voxels > overlap.truth_voxels[overlap.truth]
     covered = int(np.count_nonzero(covers))
-    covering = np.unique(overlap.segment[covers]).size
+    covering = np.flatnonzero(np.bincount(overlap.segment[covers]))
     return CtcCounts(
         references=overlap.truths,
         sum_jaccard=math.fsum(overlap.iou[covers]),
-        splits=covered - covering,
+        splits=covered - covering.size,
         fn=overlap.truths - covered,
-        fp=overlap.segments - covering,
+        fp=overlap.blamed_but(covering),
     )
 
 
@@ -270,28 +292,32 @@ class _Overlap:
     voxels: npt.NDArray[np.int64]
     truth_voxels: npt.NDArray[np.int64]
     segment_voxels: npt.NDArray[np.int64]
+    spared: npt.NDArray[np.intp]
 
     @classmethod
-    def of(cls, table: Contingency) -> "_Overlap":
+    def of(cls, table: Contingency, spared: Ids) -> "_Overlap":
         """Drop the background, but count it in the objects' sizes."""
         pairs = table.where((table.truth != 0) & (table.segment != 0))
-        truth_ids, truth_voxels = table.where(table.truth != 0).truth_sizes()
-        segment_ids, segment_voxels = table.where(table.segment != 0).segment_sizes()
+        truth_ids, truth_voxels = _objects(*table.truth_sizes())
+        segment_ids, segment_voxels = _objects(*table.segment_sizes())
         return cls(
             np.searchsorted(truth_ids, pairs.truth),
             np.searchsorted(segment_ids, pairs.segment),
             pairs.voxels,
             truth_voxels,
             segment_voxels,
+            np.flatnonzero(np.isin(segment_ids, spared)),
         )
 
     @property
     def truths(self) -> int:
         return self.truth_voxels.size
 
-    @property
-    def segments(self) -> int:
-        return self.segment_voxels.size
+    def blamed_but(self, found: npt.NDArray[np.intp]) -> int:
+        """Count the segments that are neither among those found nor spared."""
+        blamed = np.ones(self.segment_voxels.size, bool)
+        blamed[found] = blamed[self.spared] = False
+        return int(np.count_nonzero(blamed))
 
     @property
     def iou(self) -> npt.NDArray[np.float64]:
@@ -300,52 +326,66 @@ class _Overlap:
         return self.voxels / union
 
 
+def _objects(ids: Ids, voxels: npt.NDArray[np.int64]) -> tuple[Ids, npt.NDArray[np.int64]]:
+    background = int(ids.size > 0 and ids[0] == 0)
+    return ids[background:], voxels[background:]
+
+
 def _assign(
     truth: npt.NDArray[np.intp], segment: npt.NDArray[np.intp], iou: npt.NDArray[np.float64]
-) -> list[float]:
-    """Return the IoU of the pairs of the best one-to-one assignment."""
-    alone = (np.bincount(truth)[truth] == 1) & (np.bincount(segment)[segment] == 1)
-    chosen = iou[alone].tolist()
-    truth, segment, iou = truth[~alone], segment[~alone], iou[~alone]
-    for group in _groups(truth, segment):
-        rows, row = np.unique(truth[group], return_inverse=True)
-        columns, column = np.unique(segment[group], return_inverse=True)
-        value = coo_array((iou[group], (row, column)), shape=(rows.size, columns.size))
-        solve = _solve_densely if rows.size * columns.size <= LARGEST_TABLE else _solve_sparsely
-        # A pair is worth 1, its IoU less than 1/2 over all pairs: number first, then sum.
-        chosen += solve(value, 1 + value.data / (2 * min(value.shape)))
-    return chosen
+) -> npt.NDArray[np.intp]:
+    """Return the positions of the pairs of the best one-to-one assignment."""
+    partners, rivals = np.bincount(truth)[truth], np.bincount(segment)[segment]
+    alone = (partners == 1) & (rivals == 1)
+    chosen, rest = [np.flatnonzero(alone)], np.flatnonzero(~alone)
+    for batch, smaller in _groups(truth[rest], segment[rest]):
+        pairs = rest[batch]
+        # A pair is worth 1, its IoU less than 1/2 over all of its group: number first, then sum.
+        gain = 1 + iou[pairs] / (2 * smaller)
+        chosen.append(pairs[_solve(truth[pairs], segment[pairs], gain)])
+    return np.concatenate(chosen)
 
 
-def _solve_densely(value: coo_array, gain: npt.NDArray[np.float64]) -> list[float]:
-    table = coo_array((gain, value.coords), shape=value.shape).toarray()
-    best = value.toarray()[linear_sum_assignment(table, maximize=True)]
-    return best[best > 0].tolist()
-
-
-def _solve_sparsely(value: coo_array, gain: npt.NDArray[np.float64]) -> list[float]:
-    (row, column), (rows, columns) = value.coords, value.shape
+def _solve(
+    truth: npt.NDArray[np.intp], segment: npt.NDArray[np.intp], gain: npt.NDArray[np.float64]
+) -> npt.NDArray[np.intp]:
+    """Return the positions of the pairs with the largest gain in all, from 1 to 3/2 each."""
+    rows, row = np.unique(truth, return_inverse=True)
+    columns, column = np.unique(segment, return_inverse=True)
     # Every row has a column of its own that is worth nothing, so that all rows can be assigned.
-    own = np.arange(rows)
-    cost = np.concatenate([2 - gain, np.full(rows, 2.0)])  # at least 1/2: a zero is no edge
-    ends = np.concatenate([row, own]), np.concatenate([column, columns + own])
-    graph = coo_array((cost, ends), shape=(rows, columns + rows)).tocsr()
+    own = np.arange(rows.size)
+    cost = np.concatenate([2 - gain, np.full(rows.size, 2.0)])  # at least 1/2: a zero is no edge
+    ends = np.concatenate([row, own]), np.concatenate([column, columns.size + own])
+    graph = coo_array((cost, ends), shape=(rows.size, columns.size + rows.size)).tocsr()
     taken, by = min_weight_full_bipartite_matching(graph)
-    return value.tocsr()[taken[by < columns], by[by < columns]].tolist()
+    partner = np.empty(rows.size, np.intp)
+    partner[taken] = by
+    return np.flatnonzero(partner[row] == column)
 
 
 def _groups(
     truth: npt.NDArray[np.intp], segment: npt.NDArray[np.intp]
-) -> Iterator[npt.NDArray[np.intp]]:
-    """Yield the positions of the pairs of each connected group of objects."""
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    """Yield the positions of the pairs of whole connected groups of objects, some at a time.
+
+    With each pair comes the number of truth objects or of segments of its group, the smaller one.
+    """
     if truth.size == 0:
         return
     nodes = int(truth.max()) + 1
     size = nodes + int(segment.max()) + 1
     graph = coo_array((np.ones(truth.size, bool), (truth, segment + nodes)), shape=(size, size))
-    group = connected_components(graph, directed=False)[1][truth]
-    order = np.argsort(group, kind="stable")
-    yield from np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    number, group = connected_components(graph, directed=False)
+    there = np.bincount(np.concatenate([truth, segment + nodes]), minlength=size) > 0
+    left = np.bincount(group[:nodes][there[:nodes]], minlength=number)
+    right = np.bincount(group[nodes:][there[nodes:]], minlength=number)
+    of = group[truth]
+    smaller, order = np.minimum(left, right)[of], np.argsort(of, kind="stable")
+    starts = np.flatnonzero(np.diff(of[order], prepend=-1))
+    # The first group that begins at or after each multiple of BATCH begins a batch.
+    cuts = np.unique(np.searchsorted(starts, np.arange(BATCH, truth.size, BATCH)))
+    for batch in np.split(order, starts[cuts[cuts < starts.size]]):
+        yield batch, smaller[batch]
 
 
 def _ratio(part: float, whole: float, empty: float = math.nan) -> float:

@@ -22,7 +22,7 @@ from .pairs import pair_table
 from .proof import build_proof
 from .resampling import RESAMPLES
 from .standings import Standings, list_standings
-from .summaries import Model, Results, describe_datasets, list_failures
+from .summaries import Model, Results, describe_datasets, list_failures, list_remarks
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
 
@@ -96,6 +96,7 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         **_overviews(overviews(results.scores, standings, config.get("datasets", {}))),
         "notes": results.notes,
         "failures": list_failures(results.records),
+        "remarks": list_remarks(results.records)[:MAXIMUM_ROWS],
         **_scores(results.scores, standings, labels),
         "baseline": _baseline(results.scores, config, labels),
         **_training(results.models),

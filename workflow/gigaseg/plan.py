@@ -27,7 +27,7 @@ SECTIONS = {
     "train": ("target", "network", "training", "intensity"),
     "predict": ("prediction", "storage"),
     "split": ("instances", "storage", "target"),
-    "evaluate": ("evaluation", "target"),
+    "evaluate": ("evaluation", "target", "weights"),
     "audit_seams": ("audit", "prediction", "storage"),
     "view": ("view",),
 }
@@ -36,7 +36,8 @@ SECTIONS = {
 # not told.
 UNTOLD = {"prediction": {"jobs_per_sample"}, "evaluation": {"baseline"}}
 
-ROW = ("labels", "objects", "channels", "spacing")  # what a data set says of each of its samples
+# What a data set says of each of its samples.
+ROW = ("labels", "objects", "channels", "spacing", "ignore_label")
 
 
 def load(config: Mapping[str, Any], given: Mapping[str, Any]) -> "Plan":

@@ -73,6 +73,9 @@ FAMILIES: dict[str, Family] = {
     "rand": Family(RandCounts, {"rand": "f", "rand_split": "split", "rand_merge": "merge"}),
     "adapted_rand": Family(RandCounts, {"adapted_rand_error": "error"}),
     "voi": Family(InformationCounts, {"voi_split": "voi_split", "voi_merge": "voi_merge"}),
+    # of the class map, where the network learns two classes
+    "class_interior": Family(PixelCounts, {"dice_interior": "f", "iou_interior": "iou"}),
+    "class_boundary": Family(PixelCounts, {"dice_boundary": "f", "iou_boundary": "iou"}),
     # of the probability map, per threshold
     "pixel": Family(PixelCounts, {"pixel_error": "error", "pixel_f": "f"}),
     "v_rand": Family(Mean, {"v_rand": "value"}),
@@ -154,21 +157,30 @@ def tally_map(
 
 
 def tally_instances(
-    table: Contingency, *, iou_thresholds: Sequence[float], iou_match: Any
+    table: Contingency,
+    *,
+    iou_thresholds: Sequence[float],
+    iou_match: Any,
+    ignored: int | None = None,
 ) -> Tally:
-    """Count what instance metrics need, from the table of one whole problem."""
+    """Count what instance metrics need, from the table of one whole problem.
+
+    Voxels whose truth is `ignored` count nowhere: not in sizes, overlaps, pairs. A segment that
+    has more than half of its voxels there, and matches nothing, is no false positive.
+    """
+    table, spared = table.without(ignored)
     true, found = table.truth != 0, table.segment != 0
     tp, fp, fn, tn = (
         int(table.voxels[which].sum())
         for which in (true & found, ~true & found, true & ~found, ~true & ~found)
     )
-    matches = match_counts(table, iou_thresholds, match=iou_match)
+    matches = match_counts(table, iou_thresholds, match=iou_match, spared=spared)
     return {
         ("foreground", None): PixelCounts(tp, fp, fn, tn),
         ("rand", None): rand_counts(table),
         ("adapted_rand", None): adapted_rand_counts(table),
         ("voi", None): information_counts(table, background="object"),
-        ("ctc", None): ctc_counts(table),
+        ("ctc", None): ctc_counts(table, spared=spared),
         **{("matching", at): m for at, m in zip(iou_thresholds, matches, strict=True)},
     }
 

@@ -269,6 +269,27 @@ def describe_datasets(records: Sequence[Record]) -> list[dict[str, Any]]:
     return table
 
 
+def list_remarks(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """List what is odd about samples and decides which of their scores are defined.
+
+    Returns
+    -------
+    list of dict
+        ``sample``, ``dataset``, ``experiment``, ``remark``: one for each remark of the evaluation.
+    """
+    return [
+        {
+            "sample": record.sample,
+            "dataset": record.dataset,
+            "experiment": record.experiment,
+            "remark": remark,
+        }
+        for record in records
+        if record.stage == "evaluate"
+        for remark in record.facts.get("remarks", [])
+    ]
+
+
 def list_failures(records: Sequence[Record]) -> list[dict[str, Any]]:
     """List each failed sample once per failure, with the number of later steps it was skipped in.
 

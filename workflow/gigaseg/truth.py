@@ -25,9 +25,11 @@ from .volumes import commit_labels, shard_extent
 logger = logging.getLogger(__name__)
 
 LARGEST_ID = 2**63 - 1  # tables of objects hold ids as int64
+LARGEST_SHORT_ID = 2**32 - 2  # beyond these, ids take 64 bits: the last value means ignored
 LARGEST_FLOAT_ID = {4: 2**24, 8: 2**53}  # beyond these, floats skip whole numbers
 VOXEL = 8  # bytes that a voxel takes on its way from file to store
 BAND = 256  # rows looked at together
+SPACING_TOLERANCE = 0.01  # files round the size of a voxel
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,16 @@ class Truth:
         Whether every plane is a problem of its own (4-connected), or the volume is one
         (6-connected). Ids are unique in the whole volume: with ``plane``, ids that occur on
         several planes are renumbered plane by plane.
+    ignore_label : int or None
+        The value of voxels that nobody annotated. In the store they have the greatest value of its
+        type, whatever becomes of the ids, and the store's attribute ``ignored`` says so; null if
+        there is no such value.
     """
 
     source: Source
     kind: Literal["instances", "foreground", "boundary"]
     objects: Objects
+    ignore_label: int | None = None
 
     def write(
         self,
@@ -104,7 +111,9 @@ class Truth:
                 "%s holds one single id: for a mask of several objects use `labels: foreground`",
                 self.source.path,
             )
-        facts = {"instances": count, "labels": self.kind, "objects": self.objects}
+        ignored = None if self.ignore_label is None else _ignored_id(pyramid.array.dtype)
+        facts: dict[str, Any] = {"instances": count, "labels": self.kind, "objects": self.objects}
+        facts["ignored"] = ignored
         levels = pyramid.finish(how.workers)
         commit_labels(job.folder, spacing=spacing, levels=levels, attributes=facts)
         shutil.rmtree(job.scratch, ignore_errors=True)
@@ -119,7 +128,7 @@ def open_truth(
     Parameters
     ----------
     row : mapping
-        ``label`` (path or None), ``labels``, ``objects``.
+        ``label`` (path or None), ``labels``, ``objects``, ``ignore_label``, ``spacing``.
     image : Source
         The image it belongs to.
     files : ExitStack
@@ -130,7 +139,8 @@ def open_truth(
     Raises
     ------
     ValueError
-        If image and labels differ in shape, or instance ids come in several channels.
+        If image and labels differ in shape, or in the voxel size that their files state (and the
+        row states none), or instance ids come in several channels.
     """
     if row["label"] is None:
         return None
@@ -141,12 +151,24 @@ def open_truth(
             f"{source.path} is {source.shape[1:]}; check the row of the sheet, and that neither "
             f"was cropped or resampled"
         )
+    _check_spacing(row, image, source)
     if row["labels"] == "instances" and source.shape[0] != 1:
         raise ValueError(
             f"{source.path} has {source.shape[0]} channels: instance ids need one; save them as "
             f"grey values, or use `labels: foreground` if it is a coloured mask"
         )
-    return Truth(source, row["labels"], row["objects"])
+    return Truth(source, row["labels"], row["objects"], row["ignore_label"])
+
+
+def _check_spacing(row: Mapping[str, Any], image: Source, labels: Source) -> None:
+    if row["spacing"] or not image.spacing or not labels.spacing:
+        return
+    if not np.allclose(image.spacing, labels.spacing, rtol=SPACING_TOLERANCE, atol=0):
+        raise ValueError(
+            f"image and labels differ in voxel size (z, y, x in µm): {image.path} says "
+            f"{image.spacing}, {labels.path} says {labels.spacing}; correct the files, or set "
+            f"`spacing` of the data set, which then holds for both"
+        )
 
 
 @dataclass(frozen=True)
@@ -195,11 +217,11 @@ class _Job:
             workers=-(-self.how.workers // self.at_once),
         )
 
-    def fill(self, target: Any, function: Any, source: Any, ledger: str) -> None:
-        """Write a function of a source block by block, from where an earlier process ended."""
+    def fill(self, target: Any, function: Any, sources: Sequence[Any], ledger: str) -> None:
+        """Write a function of sources block by block, from where an earlier process ended."""
         map_blocks(
             function,
-            [source],
+            sources,
             [target],
             block=self.block,
             located=True,
@@ -211,24 +233,27 @@ class _Job:
 
 def _write_components(job: _Job) -> tuple[Pyramid, int]:
     """Label each block by itself, join what touches, and look up the final ids."""
-    truth, path = job.truth, job.source.path
+    kind, objects, path = job.truth.kind, job.truth.objects, job.source.path
+    ignore = job.truth.ignore_label
 
     def label(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
         del inner, window
         _check_finite(path, data)
         inside = (data != 0).any(axis=0)
-        return components(~inside if truth.kind == "boundary" else inside, objects=truth.objects)
+        inside = ~inside if kind == "boundary" else inside
+        return components(_mark_ignored(inside, data, ignore, False), objects=objects)
 
     local = job.create(np.uint32, scratch=True)
-    job.fill(local, label, job.source, "truth-blocks")
+    job.fill(local, label, [job.source], "truth-blocks")
     tables, count = _join_blocks(job, local)
 
-    def look_up(labels: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
-        del inner
-        return tables[window.start][labels]
+    def look_up(labels: np.ndarray, *rest: Any) -> np.ndarray:
+        # The rest is the block of the label file if it is read again, slices, and the window.
+        ids = tables[rest[-1].start][labels]
+        return _mark_ignored(ids, rest[0], ignore, _ignored_id(np.uint32))
 
     pyramid = job.create(np.uint32)
-    job.fill(pyramid, look_up, local, "truth")
+    job.fill(pyramid, look_up, [local] if ignore is None else [local, job.source], "truth")
     return pyramid, count
 
 
@@ -253,25 +278,24 @@ def _join_blocks(job: _Job, local: Pyramid) -> tuple[dict[tuple[int, ...], np.nd
 
 
 def _write_ids(job: _Job) -> tuple[Pyramid, int]:
-    path, planes = job.source.path, _survey(job)
+    path, planes, ignore = job.source.path, _survey(job), job.truth.ignore_label
     distinct = planes[0] if len(planes) == 1 else np.unique(np.concatenate(planes))
     count = sum(len(ids) for ids in planes)
     renumber = job.truth.objects == "plane" and count != len(distinct)
     highest = count if renumber else int(distinct.max(initial=0))
-    dtype = np.dtype(np.uint32 if highest < 2**32 else np.uint64)
+    dtype = np.dtype(np.uint32 if highest <= LARGEST_SHORT_ID else np.uint64)
     first = np.cumsum([1, *map(len, planes)])
 
     def convert(data: np.ndarray, inner: tuple[slice, ...], window: Window) -> np.ndarray:
         del inner
-        _check_ids(path, data)
-        ids = data[0].astype(dtype)
+        ids = _read_ids(path, data, ignore).astype(dtype)
         if renumber:
             for z, plane in enumerate(ids, window.start[0]):
                 _renumber(plane, planes[z], first[z])
-        return ids
+        return _mark_ignored(ids, data, ignore, _ignored_id(dtype))
 
     pyramid = job.create(dtype)
-    job.fill(pyramid, convert, job.source, "truth")
+    job.fill(pyramid, convert, [job.source], "truth")
     return pyramid, count if renumber else len(distinct)
 
 
@@ -288,9 +312,8 @@ def _survey(job: _Job) -> list[np.ndarray]:
     source = job.source
 
     def look(window: Window) -> list[np.ndarray]:
-        data = source.read(window)
-        _check_ids(source.path, data)
-        return [_distinct(plane) for plane in data[0]]
+        ids = _read_ids(source.path, source.read(window), job.truth.ignore_label)
+        return [_distinct(plane) for plane in ids]
 
     found: list[list[np.ndarray]] = [[] for _ in range(source.shape[1])]
     windows = list(blocks(job.shape, job.block))
@@ -310,6 +333,30 @@ def _distinct(plane: np.ndarray) -> np.ndarray:
         for band in (plane[y : y + BAND].reshape(-1) for y in range(0, len(plane), BAND))
     ]
     return np.unique(np.concatenate(runs)).astype(np.uint64)
+
+
+def _ignored_id(dtype: Any) -> int:
+    return 2 ** (8 * np.dtype(dtype).itemsize) - 1
+
+
+def _mark_ignored(
+    array: np.ndarray, data: np.ndarray, ignore: int | None, value: int
+) -> np.ndarray:
+    """Set the voxels that have the ignored label in `data` (c z y x), in place."""
+    if ignore is not None:
+        array[(data == ignore).all(axis=0)] = value
+    return array
+
+
+def _read_ids(path: Path, data: np.ndarray, ignore: int | None) -> np.ndarray:
+    """Return the ids of a block, ignored voxels as background; raise ValueError if they are none.
+
+    `data` has axes c z y x and one channel, ids z y x.
+    """
+    if ignore is not None:
+        data = np.where(data == ignore, data.dtype.type(0), data)
+    _check_ids(path, data)
+    return data[0]
 
 
 def _check_ids(path: Path, data: np.ndarray) -> None:

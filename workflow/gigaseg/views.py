@@ -40,6 +40,11 @@ class Sample:
     instances: Volume
     truth: Volume | None
 
+    @property
+    def ignored(self) -> int | None:
+        """Id of the voxels whose truth is not known; None if there is none."""
+        return None if self.truth is None else self.truth.attributes.get("ignored")
+
 
 @dataclass(frozen=True)
 class View:
@@ -116,6 +121,8 @@ def draw_sample(sample: Sample) -> Pictures:
         pictures["overlay"] = figures.png_uri(figures.lay_over(image, instances))
     else:
         truth = _read_window(sample.truth, view)[0]
+        if sample.ignored is not None:
+            truth = np.where(truth == sample.ignored, truth.dtype.type(0), truth)
         faults = _faults_in_view(sample, view)
         counts = _count_visible(faults, truth, instances)
         marked = figures.mark_faults(image, truth, instances, faults)
@@ -177,7 +184,9 @@ def _interest(sample: Sample, level: int, plane: int) -> NDArray[np.int64]:
     if sample.truth is None:
         return interest
     truth = np.asarray(sample.truth.levels[level][plane])
-    at_fault = _fault_mask(find_faults(contingency(truth, instances)), truth, instances)
+    at_fault = _fault_mask(
+        find_faults(contingency(truth, instances), sample.ignored), truth, instances
+    )
     return interest + at_fault * np.int64(instances.size)
 
 
@@ -218,7 +227,7 @@ def _faults_in_view(sample: Sample, view: View) -> Faults:
     assert sample.truth is not None
     truth = _read_window(sample.truth, view, MARGIN)
     instances = _read_window(sample.instances, view, MARGIN)
-    return find_faults(contingency(truth, instances))
+    return find_faults(contingency(truth, instances), sample.ignored)
 
 
 def _count_visible(

@@ -19,7 +19,13 @@ from ..volumes import commit_image, open_volume, shard_extent
 from . import run_lot
 
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")
-COLUMNS = ("channels", "spacing", "labels", "objects")  # of the sheet, that change a store
+COLUMNS = (
+    "channels",
+    "spacing",
+    "labels",
+    "objects",
+    "ignore_label",
+)  # of the sheet, that change a store
 
 
 def run(

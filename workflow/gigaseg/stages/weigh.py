@@ -141,7 +141,7 @@ def _fill(
     target = create_array(store, "target", truth.shape, np.uint8, storage=storage)
     separations = create_array(store, "separation", truth.shape, np.float32, storage=storage)
     map_blocks(
-        block_function(weights, objects, truth.spacing),
+        block_function(weights, objects, truth.spacing, ignored=truth.attributes.get("ignored")),
         [truth.array],
         [target, separations],
         block=(depth, storage["shard"], storage["shard"]),
@@ -176,21 +176,31 @@ def block_halo(
 
 
 def block_function(
-    weights: Mapping[str, Any], objects: str, spacing: Sequence[float]
+    weights: Mapping[str, Any],
+    objects: str,
+    spacing: Sequence[float],
+    *,
+    ignored: int | None = None,
 ) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Return the function from the labels of a block with halo to its target and separation."""
+    """Return the function from the labels of a block with halo to its target and separation.
+
+    Voxels of the id `ignored` are background to their neighbours, and have no weight themselves.
+    """
 
     def of_array(labels: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        return (
-            encode_target(labels, boundary_width=weights["boundary_width"], spacing=spacing),
-            separation(
-                labels,
-                w0=weights["w0"],
-                sigma=weights["sigma"],
-                on=weights["separation_on"],
-                spacing=spacing,
-            ),
+        unknown = labels == ignored if ignored is not None else np.zeros((), bool)
+        known = np.where(unknown, labels.dtype.type(0), labels) if unknown.any() else labels
+        target = encode_target(known, boundary_width=weights["boundary_width"], spacing=spacing)
+        weight = separation(
+            known,
+            w0=weights["w0"],
+            sigma=weights["sigma"],
+            on=weights["separation_on"],
+            spacing=spacing,
         )
+        if unknown.any():
+            target[unknown], weight[unknown] = IGNORED, 0
+        return target, weight
 
     def of_block(labels: np.ndarray, inner: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
         if objects == "volume":
