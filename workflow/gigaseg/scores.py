@@ -23,7 +23,15 @@ from .labels import (
     components,
     contingency,
 )
-from .matching import CtcCounts, MatchCounts, PixelCounts, ctc_counts, match_counts, pixel_counts
+from .matching import (
+    CtcCounts,
+    MatchCounts,
+    PixelCounts,
+    ctc_counts,
+    foreground_counts,
+    match_counts,
+    pixel_counts,
+)
 from .rand import (
     InformationCounts,
     RandCounts,
@@ -184,14 +192,9 @@ def tally_instances(
     table: Contingency, *, iou_thresholds: Sequence[float], iou_match: Any
 ) -> Tally:
     """Count what instance metrics need, from the table of one whole problem."""
-    true, found = table.truth != 0, table.segment != 0
-    tp, fp, fn, tn = (
-        int(table.voxels[which].sum())
-        for which in (true & found, ~true & found, true & ~found, ~true & ~found)
-    )
     matches = match_counts(table, iou_thresholds, match=iou_match)
     return {
-        ("foreground", None): PixelCounts(tp, fp, fn, tn),
+        ("foreground", None): foreground_counts(table),
         ("rand", None): rand_counts(table),
         ("adapted_rand", None): adapted_rand_counts(table),
         ("voi", None): information_counts(table, background="object"),
