@@ -22,7 +22,7 @@ GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest forecast fragments instances intensity "
-    "levels lookup mosaics objects phantoms sampling scores stitching tiling seams",
+    "grids levels lookup mosaics objects phantoms sampling scores stitching tiling tuning seams",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
