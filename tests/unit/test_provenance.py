@@ -165,7 +165,9 @@ def append(path: Path, text: str):
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("watershed.py", {"split"}),
+        ("watershed.py", {"split", "tune"}),
+        ("tuning.py", {"tune"}),
+        ("stages/tune.py", {"tune"}),
         ("weights.py", {"weigh", "train"}),
         ("warping.py", {"evaluate", "tabulate"}),
         ("stages/split.py", {"split"}),
