@@ -29,7 +29,7 @@ GROUPS = {
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests",
     "input": "headers readers sources segments survey tiffs truth lessons",
-    "page": "figures outlook views summaries comparison charts glossary proof page",
+    "page": "choices figures outlook views summaries comparison charts glossary proof page",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {

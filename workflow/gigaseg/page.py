@@ -15,9 +15,10 @@ import pandas as pd
 from . import comparison as compare
 from .benchmarks import duration, memory
 from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
+from .choices import describe_choices, remark
 from .glossary import METRICS, describe
 from .proof import build_proof
-from .summaries import Model, Results, describe_datasets, list_failures
+from .summaries import Model, Results, Tuned, describe_datasets, list_failures
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
 
@@ -57,6 +58,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections = [
         ("failures", "Failures"),
         ("scores", "Scores"),
+        ("tuning", "Tuning"),
         ("pictures", "Pictures"),
         ("training", "Training"),
         ("proof", "Proof"),
@@ -66,6 +68,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("settings", "Settings"),
     ]
     absent = {"failures": not context["failures"], "samples": not context["sample_rows"]}
+    absent["tuning"] = not context["tuning"]
     return [(name, title) for name, title in sections if not absent.get(name, False)]
 
 
@@ -84,7 +87,8 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "headlines": headlines(results, labels),
         "notes": results.notes,
         "failures": list_failures(results.records),
-        **_scores(results.scores, labels),
+        **_scores(results, labels),
+        "tuning": describe_choices(results.tuned),
         **_training(results.models),
         "proof": build_proof(results),
         "datasets": _datasets(results),
@@ -119,13 +123,15 @@ def headlines(results: Results, labels: Mapping[str, str]) -> list[dict[str, Any
         scores = [
             line
             for dataset, group in mine.groupby("dataset", sort=True)
-            if (line := _headline(group, labels.get(str(dataset), "instances"))) is not None
+            if (line := _headline(group, labels.get(str(dataset), "instances"), results.tuned))
         ]
         lines.append({"experiment": name, "scores": scores, "sentence": "No scores yet."})
     return lines
 
 
-def _headline(group: pd.DataFrame, labels: str) -> dict[str, Any] | None:
+def _headline(
+    group: pd.DataFrame, labels: str, tuned: Sequence[Tuned] = ()
+) -> dict[str, Any] | None:
     split = compare.held_out(group)
     group = group[group["split"] == split]
     key = compare.main_metric(group, labels)
@@ -142,6 +148,8 @@ def _headline(group: pd.DataFrame, labels: str) -> dict[str, Any] | None:
     sentence += f", mean of {folds} folds." if folds > 1 else "."
     if split == "train":
         sentence += " These samples were also trained on: expect less on new ones."
+    if said := remark(tuned, [str(group["experiment"].iloc[0])], str(split)):
+        sentence += f" {said}"
     return {"key": describe_key(key), "value": float(values.mean()), "sentence": sentence}
 
 
@@ -151,10 +159,14 @@ def describe_key(key: compare.Key) -> dict[str, Any]:
     return {"title": metric.title, "at": key[1], "better": metric.better, "words": metric.words}
 
 
-def _scores(scores: pd.DataFrame, labels: Mapping[str, str]) -> dict[str, Any]:
+def _scores(results: Results, labels: Mapping[str, str]) -> dict[str, Any]:
+    scores, tuned = results.scores, results.tuned
     metrics = dict.fromkeys(metric for metric, _ in compare.list_metrics(scores))
     return {
-        "comparisons": [_comparison(scores, c, labels) for c in compare.compare(scores)],
+        "comparisons": [
+            {**_comparison(scores, c, labels), "tuned": remark(tuned, c.experiments, c.split)}
+            for c in compare.compare(scores)
+        ],
         "glossary": [METRICS[name] for name in metrics if name in METRICS],
     }
 

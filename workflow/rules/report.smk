@@ -13,6 +13,7 @@ rule report:
         outcomes=plan.outcomes(),
         audit=rules.audit.output.manifest,
         page=[f"{template}.{kind}" for kind in ("html.jinja", "css", "js")],
+        tuning=f"{os.path.dirname(template)}/tuning.html.jinja",
     output:
         manifest=f"{RESULTS}/report/report.json",
         html=report(
