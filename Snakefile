@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 chapters = (
-    "common raw convert weigh train predict split view evaluate audit report forecast"
+    "common raw convert weigh train predict tune split view evaluate audit report forecast"
 )
 for chapter in chapters.split():
 

@@ -22,16 +22,16 @@ GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest forecast fragments instances intensity "
-    "levels lookup mosaics objects panes phantoms remarks resampling sampling scores semantics "
-    "stitching tiling seams uncertainty bands maps relaxation thinning",
+    "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
+    "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests",
     "input": "headers readers sources segments survey tiffs truth lessons",
-    "page": "addresses figures layers outlook views viewer summaries comparison charts glossary "
-    "proof page baseline headlines pairs scoretable standings",
+    "page": "addresses choices figures layers outlook views viewer summaries comparison charts "
+    "glossary proof page baseline headlines pairs scoretable standings",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {

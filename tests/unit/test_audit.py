@@ -269,3 +269,59 @@ def test_a_long_list_is_cut_and_the_command_names_rules(tmp_path):
     assert message.count("\n  - ") == 21
     assert "\n  - and 11 more\n" in message
     assert message.endswith("\n  snakemake --cores all --forcerun convert")
+
+
+def tuned(folder, chosen):
+    """Add a choice that the split of `folder` reads, made from the maps of now."""
+    names = folder.samples
+    made_from = {
+        name: {
+            "image": folder.stamp("convert", name),
+            "probabilities": folder.stamp("predict", name),
+        }
+        for name in names
+    }
+    folder.lot("tune", ["convert", "predict"], made_from.get, stores=False)
+    folder.edit("tune", lambda content: content.update(chosen=chosen))
+    job = next(job for job in folder.jobs if job["stage"] == "split")
+    job["inputs"].append(str(folder.path("tune")))
+    for name in names:
+        path = folder.store("split", name) / BOOKS / "fingerprint.json"
+        made = json.loads(path.read_text()) | {
+            "settings": {"instances": {"h": 1, "threshold": 0.5}}
+        }
+        path.write_text(json.dumps(made))
+
+        def restamp(content, name=name, made=made):
+            entry = next(entry for entry in content["samples"] if entry["sample"] == name)
+            entry["fingerprint"] = digest(made)
+
+        folder.edit("split", restamp)
+        folder.edit("evaluate", lambda content, name=name, made=made: follow(content, name, made))
+    folder.jobs = [job for job in folder.jobs if job["stage"] != "view"]  # made of other labels
+
+
+def follow(content, name, made):
+    entry = next(entry for entry in content["samples"] if entry["sample"] == name)
+    entry["inputs"]["split"] = digest(made)
+
+
+def test_instances_of_other_values_than_were_chosen_are_named(folder):
+    tuned(folder, {"threshold": 0.5})
+    folder.audit("before")
+    folder.edit("tune", lambda content: content.update(chosen={"threshold": 0.7}))
+    message = folder.message()
+    for name in ("a", "b"):
+        assert f"{name} was split by other values than tune has chosen" in message
+    assert message.endswith(f"--forcerun {folder.path('split')}")
+
+
+def test_a_choice_by_earlier_maps_is_named(folder):
+    tuned(folder, {"threshold": 0.5})
+
+    def change(content):
+        content["samples"][1]["inputs"]["probabilities"] = "earlier"
+
+    folder.edit("tune", change)
+    assert "b was made from another result of predict than there is now" in folder.message()
+    assert folder.message().endswith(f"--forcerun {folder.path('tune')}")

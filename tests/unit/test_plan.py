@@ -189,3 +189,76 @@ def test_nothing_to_compare_with_is_an_error_before_the_run(tmp_path, there, mes
     assert jobs.baseline() == []
     with pytest.raises(FileNotFoundError, match=f"old cannot be compared with: there is {message}"):
         jobs.check_baseline()
+
+
+TUNE = {"grid": {"threshold": [0.5, 0.7], "h": [1, 2]}, "metric": "seg"}
+
+
+def tuned(folds=1, tune=TUNE, **changes):
+    experiment = {"datasets": ["cells"], "folds": folds}
+    return plan(
+        experiments={"one": experiment, "two": {**experiment, "instances": {"tune": None}}},
+        instances={"tune": tune, "h": 3},
+        **changes,
+    )
+
+
+def test_a_model_is_tuned_on_its_own_validation_samples_and_no_others():
+    jobs = tuned()
+    assert jobs.manifests("tune") == ["results/tune/one/fold-0.json"]
+    assert jobs.validated("predict", "one", "0") == ["results/predict/one/fold-0/cells-0001.json"]
+    assert jobs.validated("convert", "one", "0") == ["results/convert/cells-0001.json"]
+    assert names(jobs.job("tune", model=("one", "0"))) == {"c": "validation"}
+    jobs = tuned(folds=3)
+    assert len(jobs.manifests("tune")) == 3
+    assert names(jobs.job("tune", model=("one", "1"))) == {"b": "validation"}
+    assert jobs.validated("predict", "one", 1) == ["results/predict/one/fold-1/cells-0000.json"]
+
+
+def test_split_is_told_neither_the_grid_nor_what_is_replaced_by_the_choice():
+    jobs, lot = tuned(), "cells-0001"
+    told = json.loads(jobs.job("split", lot, ("one", 0)))
+    assert "tune" not in told
+    assert told["instances"].keys() & {"tune", "threshold", "h"} == set()
+    untuned = json.loads(jobs.job("split", lot, ("two", 0)))["instances"]
+    assert untuned == told["instances"] | {"threshold": 0.5, "h": 3}
+    trying = json.loads(jobs.job("tune", model=("one", 0)))
+    assert trying["instances"] == told["instances"]
+    assert trying["tune"]["grid"] == TUNE["grid"]
+    assert trying.keys() == {"instances", "tune", "target", "experiment", "fold", "samples"}
+
+
+def test_what_tuning_is_told_depends_on_nothing_else():
+    def texts(jobs):
+        return jobs.job("tune", model=("one", 0)), jobs.job("split", "cells-0001", ("one", 0))
+
+    first = texts(tuned())
+    assert texts(tuned(evaluation={"iou_thresholds": [0.7], "iou_match": "above"})) == first
+    turned = {
+        "metric": "seg",
+        "grid": {"seed_threshold": None, **dict(reversed(TUNE["grid"].items()))},
+    }
+    assert texts(tuned(tune=turned)) == first
+    other = texts(tuned(tune={**TUNE, "grid": {**TUNE["grid"], "threshold": [0.5, 0.9]}}))
+    assert other[0] != first[0]
+    assert other[1] == first[1]
+
+
+def test_a_grid_of_nothing_is_no_tuning():
+    jobs = tuned(tune={"grid": {"threshold": None}})
+    assert jobs.manifests("tune") == []
+    assert json.loads(jobs.job("split", "cells-0001", ("one", 0)))["instances"]["threshold"] == 0.5
+
+
+def test_jobs_stand_behind_those_whose_results_they_read():
+    for jobs in (plan(), tuned(), tuned(folds=3)):
+        made = set()
+        for job in jobs._jobs():
+            assert made.issuperset(job["inputs"]), job["outputs"]
+            made.update(job["outputs"])
+        assert made == {*jobs.outcomes(), *jobs.manifests("train")}
+    [split] = [job for job in tuned()._jobs() if job["outputs"] == [SPLIT_LOT]]
+    assert "results/tune/one/fold-0.json" in split["inputs"]
+
+
+SPLIT_LOT = "results/split/one/fold-0/cells-0001.json"

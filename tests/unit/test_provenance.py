@@ -165,7 +165,9 @@ def append(path: Path, text: str):
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("watershed.py", {"split"}),
+        ("watershed.py", {"split", "tune"}),
+        ("tuning.py", {"tune"}),
+        ("stages/tune.py", {"tune"}),
         ("weights.py", {"weigh", "train", "evaluate"}),
         # The report compares experiments by scores of resampled counts.
         ("warping.py", {"evaluate", "tabulate", "report"}),

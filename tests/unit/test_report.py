@@ -858,3 +858,79 @@ def test_the_table_of_differences_holds_what_the_page_says(whole):
     row = table[(table["metric"] == "seg") & (table["aggregation"] == "pooled")].iloc[0]
     assert format_score(abs(row["difference"])) in section(page, "scores")
     assert row["verdict"] in section(page, "scores")
+
+
+# ------------------------------------------------------------------------------------------- tuning
+
+
+def write_choice(root, experiment, trials, *, metric="ap", fold=0):
+    """Write the manifest of tune: trials are (values, score), the first best is chosen."""
+    best = max((t for t in trials if t[1] is not None), key=lambda trial: trial[1])
+    entries = [entry("plate_00", "validation"), entry("plate_01", "validation")]
+    lost = {"status": "failed", "message": "of another shape", "fingerprint": None}
+    content = {
+        "stage": "tune",
+        "samples": [*entries, entry("plate_02", "validation") | lost],
+        "aim": {"metric": metric, "iou_thresholds": [0.5, 0.75], "iou_match": "at_least"},
+        "chosen": best[0],
+        "score": best[1],
+        "trials": [{"values": values, "score": score} for values, score in trials],
+    }
+    folder = root / "tune" / experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(folder / f"fold-{fold}.json", content)
+
+
+TRIALS = [
+    (
+        {"threshold": t, "h": h},
+        None if (t, h) == (0.9, 3) else round(0.9 - abs(t - 0.7) - h / 99, 4),
+    )
+    for t in (0.5, 0.7, 0.9)
+    for h in (1, 2, 3)
+]
+
+
+def test_says_what_was_tuned_on_what(tmp_path):
+    root = write_results(tmp_path, samples=2, experiments=("nuclei", "wide"))
+    write_choice(root, "nuclei", TRIALS)
+    names = ["plate_00", "plate_01"]
+    splits = [
+        score_rows(e, names, split=split)
+        for e in ("nuclei", "wide")
+        for split in ("test", "validation")
+    ]
+    write_scores(root, *splits)
+    page, manifest = make(root)
+    text = section(page, "tuning")
+    assert "threshold 0.7 , h 1" in text
+    assert "for the best AP, mean over IoU 0.5 to 0.75, 0.890, pooled over 2 validation" in text
+    assert "; 1 more could not be scored" in text
+    assert "h 1 is the smallest that was tried: the best may lie beyond." in text
+    assert "threshold 0.7 is" not in text
+    assert "9 combinations, and the samples" in text
+    assert "Tuned on plates/plate_00, plates/plate_01." in text
+    assert text.count("chosen") == 2
+    scores = section(page, "scores")
+    flattered = "The instances of nuclei were tuned on these samples, so these scores flatter"
+    assert scores.count(flattered) == 1
+    assert scores.count("The instances of nuclei were tuned on validation samples, never on") == 1
+    assert "never on these" in manifest["experiments"]["nuclei"][0]["sentence"]
+    assert "tuned" not in manifest["experiments"]["wide"][0]["sentence"]
+    assert "plate_02 plates tune nuclei, fold 0 of another shape" in section(page, "failures")
+
+
+def test_a_headline_of_validation_samples_says_that_they_were_tuned_on(tmp_path):
+    root = write_results(tmp_path, samples=2, failed=False)
+    write_choice(root, "nuclei", [({"threshold": 0.5}, 0.8)], metric="dice")
+    write_scores(root, score_rows("nuclei", ["plate_00", "plate_01"], split="validation"))
+    page, manifest = make(root)
+    sentence = manifest["experiments"]["nuclei"][0]["sentence"]
+    assert sentence.endswith("so these scores flatter: expect less on new ones.")
+    assert "for the best Dice, 0.800" in section(page, "tuning")
+
+
+def test_without_tuning_there_is_no_word_of_it(whole):
+    _, page, _ = whole
+    assert 'id="tuning"' not in page.html
+    assert "tuned" not in page.text

@@ -134,6 +134,13 @@ def test_an_experiment_needs_samples_of_its_data_sets(tmp_path):
     assert found == ["experiments.one.datasets: the sheet has no samples of 'empty'"]
 
 
+def test_nothing_is_tuned_without_samples_for_validation(tmp_path):
+    rows = "a\tcells\ttrain\ta.tif\ta.tif\nc\tcells\ttest\tc.tif\tc.tif\n"
+    tune = {"tune": {"grid": {"threshold": [0.5, 0.7]}}}
+    [found] = complaints(tmp_path, rows, instances=tune)
+    assert "the sheet has no samples of cells with split validation" in found
+
+
 def test_more_folds_than_samples_are_refused(tmp_path):
     assert complaints(tmp_path, GOOD, folds=2) == []
     assert "3 folds need as many samples" in complaints(tmp_path, GOOD, folds=3)[0]

@@ -24,6 +24,11 @@ def quote(**more):
     return {"source": "A 2015", "metric": "seg", "value": 0.9, **more}
 
 
+def tuned(grid, **tune):
+    """Return the minimal config with settings that are to be tuned."""
+    return change(instances={"tune": {"grid": grid, **tune}})
+
+
 def problems(config, given=None):
     return [str(problem) for problem in resolve(config, given or {})[1]]
 
@@ -156,6 +161,38 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
             "storage.shard: 72 px is no multiple of 2**depth = 16, as one needs: the next that is, "
             "is 96",
         ),
+        (tuned({"threshold": [0.5, 1]}), "instances.tune.grid.threshold.1: 1 is not below 1"),
+        (tuned({"treshold": [0.5]}), "grid.treshold: unknown key; did you mean threshold?"),
+        (tuned({"threshold": []}), "grid.threshold: [] has 0 entries, not 1"),
+        (
+            tuned({"threshold": 0.5}),
+            "grid.threshold: 0.5 is not a list or null (probabilities to try)",
+        ),
+        (tuned({"h": [1, 1.0]}), "grid.h: [1, 1] names something twice"),
+        (tuned({"h": [1]}, metric="voi"), "tune.metric: 'voi' is not one of ap, f1, pq, seg,"),
+        (change(instances={"tune": {"metric": "ap"}}), "instances.tune: 'grid' is missing"),
+        (change(instances={"tune": True}), "instances.tune: true is not a section of keys or null"),
+        (
+            tuned({}),
+            "experiments.one.instances.tune.grid: nothing is to be tuned: list values of "
+            "threshold, seed_threshold, h or minimum_size",
+        ),
+        (
+            tuned({"threshold": [0.3, 0.5], "seed_threshold": [0.8]}),
+            "one.instances.tune.grid.seed_threshold: has no effect with seeds dynamics: "
+            "leave it out, or set seeds to probability",
+        ),
+        (
+            change(
+                instances={"method": "components", "tune": {"grid": {"h": [1, 2]}}},
+            ),
+            "grid.h: has no effect with method components: leave it out, or set it to null",
+        ),
+        (
+            tuned({"h": [k / 10 for k in range(1, 31)], "minimum_size": [*range(20)]}),
+            "experiments.one.instances.tune.grid: 30 x 20 = 600 combinations are more than 500: "
+            "list fewer values",
+        ),
         (change(intensity={"low": 99.9}), "intensity.high: 99.8 is not above low, 99.9"),
         (
             change(training={"tile": 317}),
@@ -210,3 +247,38 @@ def test_the_error_carries_its_problems():
     problem = Problem(("network", "depth"), "0 is below 1")
     assert SettingsError([problem]).problems == (problem,)
     assert issubclass(SettingsError, ValueError)
+
+
+def test_an_experiment_may_tune_more_or_less_or_nothing():
+    config = tuned({"threshold": [0.5, 0.7], "h": [1, 2]}, metric="seg")
+    config["experiments"] |= {
+        "two": {"datasets": ["cells"], "instances": {"tune": None}},
+        "three": {
+            "datasets": ["cells"],
+            "instances": {"method": "components", "tune": {"grid": {"h": None}}},
+        },
+    }
+    resolved, found = resolve(config, {})
+    assert found == []
+    one, two, three = (
+        resolved["experiments"][k]["instances"]["tune"] for k in config["experiments"]
+    )
+    assert one == resolved["instances"]["tune"]
+    assert (one["metric"], one["iou_match"], len(one["iou_thresholds"])) == ("seg", "at_least", 10)
+    assert two is None
+    assert three == {**one, "grid": {"threshold": [0.5, 0.7], "h": None}}
+
+
+def test_a_wrong_grid_is_complained_about_once():
+    assert problems(tuned({"threshold": None})) == []  # nothing is tuned
+    assert len(problems(tuned({"threshold": [], "h": 3}))) == 2
+
+
+def test_an_experiment_alone_may_tune():
+    config = change(
+        experiments={"one": {"datasets": ["cells"], "instances": {"tune": {"grid": {"h": [1, 2]}}}}}
+    )
+    resolved, found = resolve(config, {})
+    assert found == []
+    assert resolved["instances"]["tune"] is None
+    assert resolved["experiments"]["one"]["instances"]["tune"]["metric"] == "ap"

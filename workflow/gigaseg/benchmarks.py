@@ -8,8 +8,8 @@ from typing import Any
 
 #: The order in which stages are listed; others follow by name.
 STAGES = (
-    "fetch", "phantom", "convert", "weigh", "train", "predict", "split", "evaluate", "tabulate",
-    "view",
+    "fetch", "phantom", "convert", "weigh", "train", "predict", "tune", "split", "evaluate",
+    "tabulate", "view",
 )  # fmt: skip
 
 

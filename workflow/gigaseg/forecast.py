@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 #: Stages in the order in which they run.
 STAGES = (
-    "phantom", "fetch", "convert", "weigh", "train", "predict", "split", "evaluate",
+    "phantom", "fetch", "convert", "weigh", "train", "predict", "tune", "split", "evaluate",
     "audit_seams", "view",
 )  # fmt: skip
 
@@ -235,8 +235,8 @@ MB = 1e6
 #: What the libraries of a stage and its small things take in bytes, with two threads.
 LIBRARIES = {
     "phantom": 150 * MB, "fetch": 150 * MB, "convert": 300 * MB, "weigh": 320 * MB,
-    "train": 700 * MB, "predict": 500 * MB, "split": 450 * MB, "evaluate": 400 * MB,
-    "audit_seams": 450 * MB, "view": 300 * MB,
+    "train": 700 * MB, "predict": 500 * MB, "tune": 450 * MB, "split": 450 * MB,
+    "evaluate": 400 * MB, "audit_seams": 450 * MB, "view": 300 * MB,
 }  # fmt: skip
 LESSON = 2**31  # bytes of decoded samples that training keeps
 # What bounds the stages' blocks; the tests compare these with the stages' own.
@@ -344,7 +344,7 @@ def sample_memory(
             return threads * each
         case "audit_seams":
             return prediction_memory(size, settings["network"], settings["prediction"], 0)
-        case "split":  # evidence, levels, order, sets, fragments of a block; labels as written
+        case "tune" | "split":  # evidence, levels, order, sets, fragments of a block; labels
             flat = size.objects == "plane"
             flooded = min(problem, SPLIT_SIDE**2 if flat else FLOOD_VOXELS)
             written = min(problem, max(SPLIT_SIDE, shard) ** 2 if flat else WRITE_VOXELS)

@@ -91,7 +91,8 @@ def _headline(
         if key and cell and math.isfinite(cell.value):
             sentence = say(key, cell, kind, f"{split} sample", str(dataset))
             ends = {"low": cell.low, "high": cell.high}
-            return {"key": describe_key(key), "value": cell.value, **ends, "sentence": sentence}
+            facts = {"key": describe_key(key), "value": cell.value, "split": str(split)}
+            return {**facts, **ends, "sentence": sentence}
     return None
 
 

@@ -85,6 +85,20 @@ def pixel_counts(truth: BoolArray, cells: BoolArray) -> PixelCounts:
     return PixelCounts(both, fp, fn, truth.size - both - fp - fn)
 
 
+def foreground_counts(table: Contingency) -> PixelCounts:
+    """Count voxels inside any truth instance against those inside any segment.
+
+    Examples
+    --------
+    >>> from gigaseg.labels import contingency
+    >>> foreground_counts(contingency(np.array([1, 2, 0]), np.array([7, 0, 0])))
+    PixelCounts(tp=1, fp=0, fn=1, tn=1)
+    """
+    true, found = table.truth != 0, table.segment != 0
+    kinds = (true & found, ~true & found, true & ~found, ~true & ~found)
+    return PixelCounts(*(int(table.voxels[kind].sum()) for kind in kinds))
+
+
 @dataclass(frozen=True)
 class MatchCounts:
     """Instances matched one to one at an IoU threshold.

@@ -17,6 +17,7 @@ ADVICE = {
     "weigh": "lower storage.shard",
     "train": "lower training.tile, training.batch or network.width",
     "predict": "lower prediction.memory_gb, prediction.batch or storage.shard",
+    "tune": "validate on smaller samples",
     "split": "cut the volume into smaller samples, or split plane by plane (objects: plane)",
     "evaluate": "set evaluation.thresholds to [], or cut the volume into smaller samples",
 }

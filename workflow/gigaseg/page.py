@@ -15,6 +15,7 @@ from . import baseline
 from . import comparison as compare
 from .benchmarks import duration, memory
 from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
+from .choices import describe_choices, remark
 from .comparison import KINDS, describe_key
 from .glossary import METRICS, describe
 from .headlines import Overview, headlines, overview_table, overviews
@@ -62,6 +63,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("failures", "Failures"),
         ("scores", "Scores"),
         ("baseline", "Earlier run"),
+        ("tuning", "Tuning"),
         ("pictures", "Pictures"),
         ("training", "Training"),
         ("proof", "Proof"),
@@ -72,6 +74,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     absent = {"failures": not context["failures"], "samples": not context["sample_rows"]}
     absent["baseline"] = context["baseline"] is None
+    absent["tuning"] = not context["tuning"]
     return [(name, title) for name, title in sections if not absent.get(name, False)]
 
 
@@ -91,14 +94,15 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
     config = settings.get("config", {})
     return {
         "title": str(settings.get("title") or "Segmentation report"),
-        "headlines": headlines(experiments, results.scores, standings, labels),
+        "headlines": _headlines(results, headlines(experiments, results.scores, standings, labels)),
         "resamples": f"{RESAMPLES:,}",
         **_overviews(overviews(results.scores, standings, config.get("datasets", {}))),
         "notes": results.notes,
         "failures": list_failures(results.records),
         "remarks": list_remarks(results.records)[:MAXIMUM_ROWS],
-        **_scores(results.scores, standings, labels),
+        **_scores(results, standings, labels),
         "baseline": _baseline(results.scores, config, labels),
+        "tuning": describe_choices(results.tuned),
         **_training(results.models),
         "proof": build_proof(results),
         "datasets": _datasets(results),
@@ -120,6 +124,15 @@ def kinds_of_labels(settings: Mapping[str, Any]) -> dict[str, str]:
     """
     datasets = settings.get("config", {}).get("datasets", {})
     return {name: facts.get("labels", "instances") for name, facts in datasets.items()}
+
+
+def _headlines(results: Results, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what tuning makes of the scores that the sentences are about."""
+    for line in lines:
+        for one in line["scores"]:
+            if said := remark(results.tuned, [line["experiment"]], one["split"]):
+                one["sentence"] += f" {said}"
+    return lines
 
 
 def _overviews(tables: Sequence[Overview]) -> dict[str, Any]:
@@ -145,12 +158,17 @@ def _overviews(tables: Sequence[Overview]) -> dict[str, Any]:
 
 
 def _scores(
-    scores: pd.DataFrame, standings: Sequence[Standings], labels: Mapping[str, str]
+    results: Results, standings: Sequence[Standings], labels: Mapping[str, str]
 ) -> dict[str, Any]:
+    scores = results.scores
     metrics = dict.fromkeys(metric for metric, _ in compare.list_metrics(scores))
     pairs = [("", one.dataset, one.split, pair) for one in standings for pair in one.pairs]
     return {
-        "comparisons": [_comparison(scores, one, labels) for one in standings],
+        "comparisons": [
+            _comparison(scores, one, labels)
+            | {"tuned": remark(results.tuned, one.experiments, one.split)}
+            for one in standings
+        ],
         "pair_table": pair_table(pairs),
         "glossary": [METRICS[name] for name in metrics if name in METRICS],
     }

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import samples
+from . import grids, samples
 from .ledger import canonical_json
 from .provenance import code
 from .samples import Fold, Sample
@@ -26,6 +26,7 @@ SECTIONS = {
     "weigh": ("storage", "weights"),
     "train": ("target", "network", "training", "intensity"),
     "predict": ("prediction", "storage"),
+    "tune": ("instances", "target"),
     "split": ("instances", "storage", "target"),
     "evaluate": ("evaluation", "target", "weights"),
     "audit_seams": ("audit", "prediction", "storage"),
@@ -116,8 +117,8 @@ class Plan:
         if stage in (*MODEL_STAGES, "predict_open"):
             folder = FOLDERS.get(stage, stage)
             return f"{self.results}/{folder}/{experiment}/fold-{fold}/{lot}.json"
-        if stage == "train":
-            return f"{self.results}/train/{experiment}/fold-{fold}.json"
+        if stage in ("train", "tune"):
+            return f"{self.results}/{stage}/{experiment}/fold-{fold}.json"
         raise KeyError(stage)
 
     def manifests(self, stage: str) -> list[str]:
@@ -129,6 +130,8 @@ class Plan:
             return list(dict.fromkeys(found))
         if stage == "train":
             return [self.path(stage, model=model) for model in self._roles]
+        if stage == "tune":
+            return [path for model in self._roles for path in self.tuned(*model)]
         if stage not in self._model_stages:
             return []
         return [
@@ -159,6 +162,16 @@ class Plan:
         taught = self.folds[experiment][int(fold)].taught
         return sorted(self.path("weigh", lot) for lot in self._lots_of(taught))
 
+    def tuned(self, experiment: str, fold: Any) -> list[str]:
+        """List the manifest that says what was chosen for a model's instances, if any is."""
+        tried = grids.grid_of(self.settings["experiments"][experiment]["instances"])
+        return [self.path("tune", model=(experiment, fold))] if tried else []
+
+    def validated(self, stage: str, experiment: str, fold: Any) -> list[str]:
+        """List the manifests of a stage that hold the validation samples of a model."""
+        lots = self._lots_of(self.folds[experiment][int(fold)].validation)
+        return sorted(self.path(stage, lot, (experiment, fold)) for lot in lots)
+
     def raw(self, lot: str) -> list[str]:
         """List the raw files of a lot, or the manifest that says they are fetched."""
         dataset = self.lots[lot][0].dataset
@@ -182,7 +195,8 @@ class Plan:
 
     def outcomes(self) -> list[str]:
         """List every manifest that says what became of samples."""
-        return [p for stage in (*LOT_STAGES, *MODEL_STAGES) for p in self.manifests(stage)]
+        stages = (*LOT_STAGES, *MODEL_STAGES, "tune")
+        return [path for stage in stages for path in self.manifests(stage)]
 
     def files(self, dataset: str) -> list[str]:
         """List the image and label files that the sheet names for a data set, once each."""
@@ -210,9 +224,11 @@ class Plan:
         }
         for section in UNTOLD.keys() & told.keys():
             told[section] = {k: v for k, v in told[section].items() if k not in UNTOLD[section]}
+        told |= _part_instances(stage, told["instances"]) if "instances" in told else {}
         if model:
             told |= {"experiment": model[0], "fold": int(model[1])}
             told |= self._parts(*model) if stage == "train" else {}
+            told |= {"samples": self._validation(model)} if stage == "tune" else {}
         if lot:
             told |= {"lot": lot, "samples": self._told(stage, lot, model)}
         return canonical_json(told)
@@ -223,6 +239,10 @@ class Plan:
             "train": [_name(row) for row in parts.train],
             "validation": [_name(row) for row in parts.validation],
         }
+
+    def _validation(self, model: tuple[str, Any]) -> list[dict[str, Any]]:
+        roles = self._roles[model[0], int(model[1])].values()
+        return [self._row(row) for row in roles if row.split == "validation"]
 
     def phantom(self, dataset: str) -> str:
         """Return the settings of the job that draws a data set."""
@@ -330,6 +350,8 @@ class Plan:
         for (name, k), roles in self._roles.items():
             yield self._job("train", "", (name, k), self.folds[name][k].taught)
             for stage in self._model_stages:
+                if stage == "split" and self.tuned(name, k):
+                    yield self._job("tune", "", (name, k), self.folds[name][k].validation)
                 for lot in self._lots_of(row for row in roles if _concerns(stage, row)):
                     yield self._job(stage, lot, (name, k), self._members(stage, lot, (name, k)))
 
@@ -363,8 +385,13 @@ class Plan:
                 return [*self._inputs("predict", lot, model), predicted]
             case "view":
                 return [*self._inputs("split", lot, model), self.path("split", lot, model)]
+            case "tune":
+                return [
+                    p for s in ("convert", "predict") for p in self.validated(s, *(model or ()))
+                ]
         earlier = MODEL_STAGES[: MODEL_STAGES.index(stage)]
-        return [self.path("convert", lot), *(self.path(s, lot, model) for s in earlier)]
+        choice = self.tuned(*(model or ())) if stage == "split" else []
+        return [self.path("convert", lot), *(self.path(s, lot, model) for s in earlier), *choice]
 
     def _told(self, stage: str, lot: str, model: tuple[str, Any] | None) -> list[dict[str, Any]]:
         return [self._row(row) for row in self._members(stage, lot, model)]
@@ -403,6 +430,15 @@ def _digest(text: str) -> str:
 def _stamp(stage: str, told: str) -> dict[str, str]:
     """Return what a job's manifest says of the settings and the code it was made with."""
     return {"settings": _digest(told), "code": code(stage)}
+
+
+def _part_instances(stage: str, instances: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell tune what to try, and split nothing of that: it reads what was chosen."""
+    grid = grids.grid_of(instances)
+    kept = {k: v for k, v in instances.items() if k != "tune" and k not in grid}
+    if stage != "tune":
+        return {"instances": kept}
+    return {"instances": kept, "tune": {**instances["tune"], "grid": grid}}
 
 
 def _name(row: Sample) -> str:

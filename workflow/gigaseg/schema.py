@@ -64,7 +64,7 @@ def _translate(error: jsonschema.ValidationError) -> Iterator[Problem]:
         known = error.schema.get("properties", {})
         for key in error.instance.keys() - known.keys():
             yield Problem((*where, str(key)), f"unknown key{nearest(str(key), known)}")
-    elif "propertyNames" in error.absolute_schema_path and error.validator == "pattern":
+    elif error.validator == "pattern" and error.validator_value == NAME_PATTERN:
         yield Problem((*where, str(error.instance)), SAFE_NAME)
     else:
         about = error.schema.get("description")
@@ -72,6 +72,7 @@ def _translate(error: jsonschema.ValidationError) -> Iterator[Problem]:
         yield Problem(where, f"{text} ({about})" if about else text)
 
 
+NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of the schemas
 SAFE_NAME = (
     "not safe as a file name: use letters, digits, '.', '_' and '-', and begin with a letter or "
     "a digit"

@@ -15,7 +15,14 @@ from typing import Any, cast
 
 from .labels import Contingency
 from .maps import BoundaryMap
-from .matching import CtcCounts, MatchCounts, PixelCounts, ctc_counts, match_counts
+from .matching import (
+    CtcCounts,
+    MatchCounts,
+    PixelCounts,
+    ctc_counts,
+    foreground_counts,
+    match_counts,
+)
 from .rand import (
     InformationCounts,
     RandCounts,
@@ -169,14 +176,9 @@ def tally_instances(
     has more than half of its voxels there, and matches nothing, is no false positive.
     """
     table, spared = table.without(ignored)
-    true, found = table.truth != 0, table.segment != 0
-    tp, fp, fn, tn = (
-        int(table.voxels[which].sum())
-        for which in (true & found, ~true & found, true & ~found, ~true & ~found)
-    )
     matches = match_counts(table, iou_thresholds, match=iou_match, spared=spared)
     return {
-        ("foreground", None): PixelCounts(tp, fp, fn, tn),
+        ("foreground", None): foreground_counts(table),
         ("rand", None): rand_counts(table),
         ("adapted_rand", None): adapted_rand_counts(table),
         ("voi", None): information_counts(table, background="object"),

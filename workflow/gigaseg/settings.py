@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
+from . import grids
 from .geometry import UNetGeometry
 from .schema import Path_, Problem, follow, read_schema, validate
 
@@ -90,13 +91,17 @@ def _without(config: dict[str, Any], problems: Iterable[Problem]) -> dict[str, A
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in the schema's defaults; sections of an experiment start from the common ones."""
     schema = read_schema("config")
+    sections = schema["properties"]
     common = {key: value for key, value in config.items() if key not in REPLACED}
     common["datasets"] = config.get("datasets") or {}
     settings = _fill(common, schema)
     settings["experiments"] = {
         name: {
-            **_fill(experiment, schema["properties"]["experiments"]["additionalProperties"]),
-            **{s: _merge(settings[s], experiment.get(s) or {}) for s in PER_EXPERIMENT},
+            **_fill(experiment, sections["experiments"]["additionalProperties"]),
+            **{
+                s: _fill(_merge(settings[s], experiment.get(s) or {}), sections[s])
+                for s in PER_EXPERIMENT
+            },
         }
         for name, experiment in (config.get("experiments") or {}).items()
     }
@@ -148,6 +153,7 @@ def check(settings: Mapping[str, Any]) -> Iterator[Problem]:
         where = ("experiments", str(name))
         yield from _check_datasets(where, experiment, settings.get("datasets", {}))
         yield from _check_network(where, experiment, settings["storage"])
+        yield from _check_tuning(where, experiment["instances"])
 
 
 def _check_datasets(
@@ -191,6 +197,15 @@ def _check_network(
             yield Problem((*where, section, "tile"), _uneven(geometry, tile, chunk, shard))
 
 
+def _check_tuning(where: Path_, instances: Mapping[str, Any]) -> Iterator[Problem]:
+    tune = instances.get("tune")
+    grid = tune.get("grid") if isinstance(tune, Mapping) else None
+    if not isinstance(grid, Mapping) or not all(map(_is_list, grid.values())):
+        return  # off, or the schema has said so
+    for key, text in grids.complaints(instances, grid):
+        yield Problem((*where, "instances", "tune", "grid", *filter(None, [key])), text)
+
+
 def _uneven(geometry: UNetGeometry, tile: int, chunk: int, shard: int) -> str:
     steps = range(geometry.lattice, shard + 1, geometry.lattice)
     sizes = [geometry.input_size(step) for step in steps if shard % step == 0]
@@ -210,6 +225,10 @@ def _same_folder(one: str, other: Any) -> bool:
 def _next(value: int, factor: int) -> int:
     """Round up to a multiple."""
     return -(-value // factor) * factor
+
+
+def _is_list(values: Any) -> bool:
+    return values is None or isinstance(values, list)
 
 
 def _numbers(*values: Any) -> bool:

@@ -37,7 +37,7 @@ NOBODY = np.iinfo(np.uint64).max  # more than any id
 def split_volume(
     work: Work,
     labels: Any,
-    ledger: Callable[[str], Ledger],
+    ledger: Callable[[str], Ledger | None],
     *,
     workers: int = 1,
     scheduler: str | None = None,
@@ -50,7 +50,7 @@ def split_volume(
     labels : array-like of uint32 or uint64, shape (z, y, x)
         The result; blocks of ``work.cut.write`` are whole shards.
     ledger : callable
-        Opens the ledger of a pass by its name.
+        Opens the ledger of a pass by its name; None if an interrupted pass is not to be resumed.
     workers : int
         Threads; they never change a value. Each holds a block in memory.
     scheduler : str, optional
@@ -97,7 +97,7 @@ class _Run:
     """Runs a pass: the same work on every block that is not finished."""
 
     work: Work
-    ledger: Callable[[str], Ledger]
+    ledger: Callable[[str], Ledger | None]
     workers: int
     scheduler: str | None
 
@@ -114,7 +114,7 @@ class _Run:
     ) -> None:
         """Run a pass; blocks whose tables are lost or spoilt are done again."""
         ledger = self.ledger(name)
-        if tables is not None and ledger.checksums:
+        if tables is not None and ledger is not None and ledger.checksums:
             for window in blocks(self.work.shape, block):
                 if not tables(window):
                     ledger.checksums.pop(block_key(window), None)

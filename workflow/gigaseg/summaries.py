@@ -8,7 +8,7 @@ import csv
 import json
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,15 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What was chosen for one model, and on what: the content of its manifest of tune."""
+
+    experiment: str
+    fold: str
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Results:
     """Everything the report says in words and numbers."""
 
@@ -87,6 +96,7 @@ class Results:
     benchmarks: list[dict[str, Any]]
     attempts: list[dict[str, Any]]
     notes: list[str]
+    tuned: list[Tuned] = field(default_factory=list)
 
     def at(self, stage: str, status: str = "done") -> list[Record]:
         """Return the records of one stage with one status."""
@@ -114,14 +124,20 @@ def read_results(root: Path, manifests: Collection[str] | None = None) -> Result
         record
         for stage, per_model in LOT_STAGES.items()
         for path in _find(root, stage, "*/fold-*/*" if per_model else "*", manifests, notes)
-        for record in _read_lot(path, stage, per_model, notes)
+        for record in _read_lot(path, stage, path.parent if per_model else None, notes)
     ]
+    tuned = []
+    for path in _find(root, "tune", "*/fold-*", manifests, []):  # a run may have none of these
+        if manifest := _try_manifest(path, notes):
+            fold = path.stem.removeprefix("fold-")
+            tuned.append(Tuned(path.parent.name, fold, manifest))
+            records += _list_records(manifest, "tune", path, path.with_suffix(""))
     models = [
         _read_model(path, notes) for path in _find(root, "train", "*/fold-*", manifests, notes)
     ]
     scores = _read_scores(root / "evaluate" / "scores.parquet", notes)
     benchmarks = read_benchmarks(root, manifests)
-    return Results(root, records, models, scores, benchmarks, _read_attempts(records), notes)
+    return Results(root, records, models, scores, benchmarks, _read_attempts(records), notes, tuned)
 
 
 def _find(
@@ -142,10 +158,16 @@ def _find(
     return paths
 
 
-def _read_lot(path: Path, stage: str, per_model: bool, notes: list[str]) -> list[Record]:
-    manifest = _try_manifest(path, notes)
-    experiment = path.parent.parent.name if per_model else ""
-    fold = path.parent.name.removeprefix("fold-") if per_model else ""
+def _read_lot(path: Path, stage: str, model: Path | None, notes: list[str]) -> list[Record]:
+    return _list_records(_try_manifest(path, notes), stage, path, model)
+
+
+def _list_records(
+    manifest: dict[str, Any], stage: str, path: Path, model: Path | None
+) -> list[Record]:
+    """Return the samples that a manifest lists; `model` ends with experiment and fold."""
+    experiment = model.parent.name if model else ""
+    fold = model.name.removeprefix("fold-") if model else ""
     return [
         Record(
             stage=stage,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from . import grids
 from .benchmarks import number
 from .forecast import STARTING, Attempt, Size
 from .headers import Header, read_header
@@ -187,9 +188,11 @@ def work_of(job: Job, sizes: Iterable[Size], told: Told) -> float:
         return training["steps"] * training["batch"] * training["tile"] ** 2 / 1e6
     if job["stage"] == "audit_seams":
         return told["config"]["audit"]["windows"]
-    times = 1
+    times, own = 1, told["config"]["experiments"].get(job.get("experiment"), {})
     if job["stage"] == "predict":
-        times = told["config"]["experiments"][job["experiment"]]["prediction"]["symmetries"]
+        times = own["prediction"]["symmetries"]
+    if job["stage"] == "tune":
+        times = grids.size(grids.grid_of(own["instances"]))
     return times * sum(size.mpx for size in sizes)
 
 

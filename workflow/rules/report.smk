@@ -18,6 +18,7 @@ rule report:
                 "report.html.jinja",
                 "experiments.html.jinja",
                 "baseline.html.jinja",
+                "tuning.html.jinja",
                 "report.css",
                 "report.js",
             )

@@ -2,6 +2,7 @@ rule split:
     input:
         convert=plan.path("convert"),
         predict=plan.path("predict"),
+        tune=lambda wildcards: plan.tuned(*model(wildcards)),
     output:
         manifest=plan.path("split"),
     log:

@@ -9,6 +9,7 @@ split.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),
     predict=Path(snakemake.input.predict),
+    tune=next(map(Path, snakemake.input.tune), None),
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
     threads=snakemake.threads,

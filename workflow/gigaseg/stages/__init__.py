@@ -54,7 +54,7 @@ def run_lot(
     def enter(row: Row) -> dict[str, Any]:
         before = None if upstream is None else upstream[row["sample"]]
         entry = {key: row[key] for key in ("sample", "dataset", "split")}
-        entry |= _attempt(stage, row, work, before)
+        entry |= attempt(stage, row, work, before)
         return {key: _relative(value, manifest.parent) for key, value in entry.items()}
 
     with ThreadPoolExecutor(workers) as pool:
@@ -119,12 +119,13 @@ def share_threads(threads: int, samples: int) -> tuple[int, int]:
     return at_once, threads // at_once
 
 
-def _attempt(
+def attempt(
     stage: str,
     row: Row,
     work: Callable[[Row], Mapping[str, Any]],
     before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    """Do one stage's work on one sample, and say what became of it: see `run_lot`."""
     nothing = {"store": None, "fingerprint": None}
     if before is not None and before["status"] != "done":
         return {"status": "skipped", "message": _explain(before), **nothing}

@@ -19,6 +19,7 @@ Job = Mapping[str, Any]
 INPUTS = {
     "weigh": {"image": "convert"},
     "predict": {"image": "convert", "model": "train"},
+    "tune": {"image": "convert", "probabilities": "predict"},
     "split": {"image": "convert", "probabilities": "predict"},
     "evaluate": {"convert": "convert", "predict": "predict", "split": "split"},
     "audit_seams": {"image": "convert", "probabilities": "predict", "model": "train"},
@@ -98,9 +99,11 @@ def inspect(job: Job, contents: Mapping[str, Mapping[str, Any]]) -> Iterator[Fau
 def _inspect_lot(job: Job, contents: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     folder, calls = Path(job["output"]).parent, INPUTS.get(job["stage"], {})
     before = {name: _find(contents, job, stage) for name, stage in calls.items()}
+    chosen = _find_choice(contents, job)
     for entry in contents[job["output"]]["samples"]:
         sample, recorded = entry["sample"], entry.get("inputs", {})
-        now = {name: known.get(sample, known.get(None)) for name, known in before.items()}
+        key = entry["dataset"], sample
+        now = {name: known.get(key, known.get(None)) for name, known in before.items()}
         if entry["status"] == "skipped" and all(now.values()):
             yield f"{sample} was skipped, though all it is made from is there now"
         if entry["status"] != "done":
@@ -111,7 +114,10 @@ def _inspect_lot(job: Job, contents: Mapping[str, Mapping[str, Any]]) -> Iterato
             if problem := _inspect_folder(store, marker, entry["fingerprint"]):
                 yield problem
                 continue
-            recorded = _made_from(store)["inputs"]
+            made_from = _made_from(store)
+            recorded = made_from["inputs"]
+            if chosen and not chosen.items() <= made_from["settings"]["instances"].items():
+                yield f"{sample} was split by other values than tune has chosen"
         for name, stage in calls.items():
             if recorded.get(name) != now[name]:
                 yield f"{sample} was made from another result of {stage} than there is now"
@@ -134,12 +140,19 @@ def _inspect_model(job: Job, contents: Mapping[str, Mapping[str, Any]]) -> Itera
 
 def _find(
     contents: Mapping[str, Mapping[str, Any]], job: Job, stage: str
-) -> dict[str | None, str | None]:
-    """Return the fingerprints of one of the results that a job reads, by sample."""
-    content = next(contents[path] for path in job["inputs"] if contents[path]["stage"] == stage)
+) -> dict[tuple[str, str] | None, str | None]:
+    """Return the fingerprints of one of the results that a job reads, by data set and sample."""
+    read = [contents[path] for path in job["inputs"] if contents[path]["stage"] == stage]
     if stage == "train":  # one result for all samples
-        return {None: content["fingerprint"]}
-    return {entry["sample"]: entry["fingerprint"] for entry in content["samples"]}
+        return {None: read[0]["fingerprint"]}
+    entries = (entry for content in read for entry in content["samples"])
+    return {(entry["dataset"], entry["sample"]): entry["fingerprint"] for entry in entries}
+
+
+def _find_choice(contents: Mapping[str, Mapping[str, Any]], job: Job) -> Mapping[str, float]:
+    """Return the values that tune has chosen for a job; none if there is no such choice."""
+    read = (contents[path] for path in job["inputs"])
+    return next((content["chosen"] for content in read if content["stage"] == "tune"), {})
 
 
 def _inspect_folder(folder: Path, marker: str, fingerprint: str) -> str:

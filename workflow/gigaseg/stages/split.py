@@ -16,7 +16,7 @@ from ..digests import volume_digest
 from ..fingerprints import digest, fingerprint
 from ..instances import Splitting
 from ..labels import Objects
-from ..ledger import Construction
+from ..ledger import Construction, read_manifest
 from ..objects import Quanta, Tally
 from ..pyramids import create_pyramid
 from ..splitting import split_volume
@@ -37,6 +37,7 @@ def run(
     settings: Mapping[str, Any],
     code: str,
     threads: int,
+    tune: Path | None = None,
     scheduler: str | None = None,
 ) -> None:
     """Turn the probabilities of a lot into instances.
@@ -55,6 +56,8 @@ def run(
         Digest of this stage's code.
     threads : int
         Threads; they never change a value.
+    tune : Path, optional
+        Manifest that says which ``instances`` settings were chosen; they are added to those told.
     scheduler : str, optional
         Address of a Dask cluster that does the blocks, which never changes a value either.
 
@@ -63,7 +66,10 @@ def run(
     ValueError
         If the ``instances`` settings are not valid.
     """
-    Splitting(**settings["instances"])
+    chosen = read_manifest(tune)["chosen"] if tune else {}
+    # A store says by which values it was made, not how they were found.
+    own = {**settings, "instances": {**settings["instances"], **chosen}}
+    Splitting(**own["instances"])
     images, predictions = read_entries(convert), read_entries(predict)
     at_once, workers = share_threads(threads, len(settings["samples"]))
 
@@ -72,7 +78,7 @@ def run(
         inputs = {"image": images[row["sample"]], "probabilities": predictions[row["sample"]]}
         return split_sample(
             *(inputs, store, row["objects"]),
-            settings=settings,
+            settings=own,
             code=code,
             workers=workers,
             scheduler=scheduler,

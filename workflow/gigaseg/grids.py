@@ -1,0 +1,82 @@
+"""The grid of settings that tuning tries: which combinations, in which order."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+#: Settings of instances that can be tuned; the last varies fastest.
+KEYS = ("threshold", "seed_threshold", "h", "minimum_size")
+
+LARGEST = 500  # combinations; each segments all validation samples of a model anew
+
+Grid = Mapping[str, Sequence[float] | None]
+
+
+def grid_of(instances: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+    """Return what is tuned of the settings of instances; empty if nothing is.
+
+    Examples
+    --------
+    >>> grid_of({"tune": None}), grid_of({"tune": {"grid": {"h": [1, 2], "threshold": None}}})
+    ({}, {'h': [1, 2]})
+    """
+    return listed(instances["tune"]["grid"]) if instances["tune"] else {}
+
+
+def listed(grid: Grid) -> dict[str, Sequence[float]]:
+    """Return what is tuned, in the order of `KEYS`: a key that is null keeps its own value.
+
+    Examples
+    --------
+    >>> listed({"h": [1, 2], "threshold": [0.5], "seed_threshold": None})
+    {'threshold': [0.5], 'h': [1, 2]}
+    """
+    return {key: values for key in KEYS if (values := grid.get(key))}
+
+
+def size(grid: Grid) -> int:
+    """Count the combinations of a grid.
+
+    Examples
+    --------
+    >>> size({"threshold": [0.5, 0.7, 0.9], "h": [1, 2]})
+    6
+    """
+    return math.prod(len(values) for values in listed(grid).values())
+
+
+def combinations(grid: Grid) -> list[dict[str, float]]:
+    """List every combination of a grid, whatever the order in which its keys are written.
+
+    Examples
+    --------
+    >>> combinations({"h": [2, 1], "threshold": [0.5, 0.7]})[:3]
+    [{'threshold': 0.5, 'h': 2}, {'threshold': 0.5, 'h': 1}, {'threshold': 0.7, 'h': 2}]
+    """
+    tried = listed(grid)
+    return [dict(zip(tried, values, strict=True)) for values in product(*tried.values())]
+
+
+def complaints(instances: Mapping[str, Any], grid: Grid) -> Iterator[tuple[str, str]]:
+    """Say what is wrong with a grid: a key of it, empty for the grid as a whole, and why.
+
+    Parameters
+    ----------
+    instances : mapping
+        The settings that the grid varies: ``method`` and ``seeds`` decide which have an effect.
+    grid : mapping of key to sequence of float
+    """
+    method, seeds = instances.get("method"), instances.get("seeds")
+    for key, needed in (("h", "dynamics"), ("seed_threshold", "probability")):
+        if not grid.get(key):
+            continue
+        if method == "components":
+            yield key, "has no effect with method components: leave it out, or set it to null"
+        elif seeds != needed:
+            yield key, f"has no effect with seeds {seeds}: leave it out, or set seeds to {needed}"
+    if not grid:
+        yield "", f"nothing is to be tuned: list values of {', '.join(KEYS[:-1])} or {KEYS[-1]}"
+    if (count := size(grid)) > LARGEST:
+        lengths = " x ".join(str(len(values)) for values in listed(grid).values())
+        yield "", f"{lengths} = {count} combinations are more than {LARGEST}: list fewer values"

@@ -1,0 +1,124 @@
+"""Scores that tuning compares, from contingency tables, and which combination is the best.
+
+Every score is better if it is higher. Counts of all problems (planes or volumes) of all samples
+are added before a score is taken, as for a pooled score of the evaluation.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .labels import Contingency
+from .matching import Threshold, ctc_counts, foreground_counts, match_counts
+from .rand import rand_counts
+
+Ids = npt.NDArray[np.uint64]
+Counts = tuple[Any, ...]  # one for each IoU threshold; one alone where there are none
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What tuning makes as good as it can be: the ``tune`` section of the settings, but its grid.
+
+    Attributes
+    ----------
+    metric : str
+        A key of `SCORES`.
+    iou_thresholds : tuple of float
+        ``ap``, ``f1`` and ``pq`` are means over these; the others do not use them.
+    iou_match : {"at_least", "above"}
+        Whether an IoU equal to the threshold counts.
+    """
+
+    metric: str
+    iou_thresholds: tuple[float, ...]
+    iou_match: Threshold
+
+    def count(self, tables: Iterable[Contingency], ignored: int | None = None) -> Counts:
+        """Count what the metric needs, over whole problems; of at least one.
+
+        Voxels whose truth is `ignored` count nowhere, as in `gigaseg.scores.tally_instances`.
+        """
+        count = SCORES[self.metric][0]
+        return self.add(count(self, *table.without(ignored)) for table in tables)
+
+    def add(self, parts: Iterable[Counts]) -> Counts:
+        """Pool counts; of at least one problem."""
+        return reduce(_add, parts)
+
+    def score(self, counts: Counts) -> float:
+        """Take the score of counts; NaN where it is not defined.
+
+        Examples
+        --------
+        >>> from gigaseg.labels import contingency
+        >>> aim = Aim("ap", (0.5, 0.75), "at_least")
+        >>> aim.score(aim.count([contingency(np.array([1, 1, 2]), np.array([1, 0, 2]))]))
+        0.666...
+        """
+        values = [float(getattr(one, SCORES[self.metric][1])) for one in counts]
+        return math.fsum(values) / len(values)
+
+
+def _add(one: Counts, two: Counts) -> Counts:
+    return tuple(a + b for a, b in zip(one, two, strict=True))
+
+
+def _match(aim: Aim, table: Contingency, spared: Ids) -> Counts:
+    return match_counts(table, aim.iou_thresholds, match=aim.iou_match, spared=spared)
+
+
+#: What is counted for each metric, and which property of the counts it is.
+SCORES: Mapping[str, tuple[Callable[[Aim, Contingency, Ids], Counts], str]] = {
+    "ap": (_match, "ap"),
+    "f1": (_match, "f1"),
+    "pq": (_match, "pq"),
+    "seg": (lambda _, table, __: (ctc_counts(table),), "seg"),
+    "det": (lambda _, table, __: (ctc_counts(table),), "det"),
+    "dice": (lambda _, table, __: (foreground_counts(table),), "f"),
+    "iou": (lambda _, table, __: (foreground_counts(table),), "iou"),
+    "rand": (lambda _, table, __: (rand_counts(table),), "f"),
+}
+
+
+def drop_small(table: Contingency, minimum_size: int) -> Contingency:
+    """Make background of the segments of a whole problem that have fewer voxels.
+
+    It gives what `gigaseg.objects.drop_small` does to the labels, without their being made again.
+
+    Examples
+    --------
+    >>> from gigaseg.labels import contingency
+    >>> table = drop_small(contingency(np.array([5, 5, 5]), np.array([1, 2, 2])), 2)
+    >>> table.segment.tolist(), table.voxels.tolist()
+    ([0, 2], [1, 2])
+    """
+    ids, voxels = table.segment_sizes()
+    small = np.isin(table.segment, ids[(voxels < minimum_size) & (ids > 0)])
+    gone = table.where(small)
+    background = np.zeros_like(gone.segment)
+    return table.where(~small) + Contingency(gone.truth, background, gone.voxels)
+
+
+def choose(scores: Sequence[float]) -> int:
+    """Return the index of the best score: of equals the first; one that is NaN never.
+
+    Raises
+    ------
+    ValueError
+        If all are NaN.
+
+    Examples
+    --------
+    >>> choose([float("nan"), 0.5, 0.7, 0.7])
+    2
+    """
+    defined = [k for k, score in enumerate(scores) if not math.isnan(score)]
+    if not defined:
+        raise ValueError("no combination has a score")
+    return max(defined, key=lambda k: scores[k])
