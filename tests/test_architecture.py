@@ -22,14 +22,16 @@ GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
     "classes curves distances faces faults forest forecast fragments instances intensity "
-    "levels lookup mosaics objects phantoms sampling scores stitching tiling seams",
+    "levels lookup mosaics objects phantoms sampling scores stitching tiling seams calibration "
+    "measures",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease fingerprints disk benchmarks",
     "network": "unet runtime lanes patches checkpoints training inference",
     "blocks": "blockwise cluster cuts flooding splitting",
-    "stores": "volumes pyramids shards ome digests",
+    "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",
-    "page": "figures outlook views summaries comparison charts glossary proof page",
+    "page": "figures outlook views sections pictures summaries comparison charts spreads "
+    "foresight glossary proof page",
     "workflow": "settings schema samples plan provenance logs lock termination",
 }
 IMPORTABLE = {
@@ -49,7 +51,7 @@ PACKAGES = {
     "numpy": {*IMPORTABLE} - {"books", "workflow"},
     "scipy": {"pure", "page"},
     "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
-    | {"labels", "lookup", "rand", "warping", "matching", "intensity"},
+    | {"labels", "lookup", "calibration", "measures", "rand", "warping", "matching", "intensity"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
     "safetensors": {"checkpoints", "inference"},

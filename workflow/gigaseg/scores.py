@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from .calibration import CalibrationCounts
 from .labels import (
     BoolArray,
     Contingency,
@@ -57,7 +58,14 @@ class Mean:
 
 
 Counts = (
-    PixelCounts | RandCounts | InformationCounts | WarpingCounts | MatchCounts | CtcCounts | Mean
+    PixelCounts
+    | RandCounts
+    | InformationCounts
+    | WarpingCounts
+    | MatchCounts
+    | CtcCounts
+    | CalibrationCounts
+    | Mean
 )
 Key = tuple[str, float | None]  # family, and the threshold it was counted at
 Tally = dict[Key, Counts]
@@ -82,6 +90,8 @@ FAMILIES: dict[str, Family] = {
     "rand": Family(RandCounts, {"rand": "f", "rand_split": "split", "rand_merge": "merge"}),
     "adapted_rand": Family(RandCounts, {"adapted_rand_error": "error"}),
     "voi": Family(InformationCounts, {"voi_split": "voi_split", "voi_merge": "voi_merge"}),
+    # of the probabilities as such
+    "calibration": Family(CalibrationCounts, {"calibration_error": "error"}),
     # of the probability map, per threshold
     "pixel": Family(PixelCounts, {"pixel_error": "error", "pixel_f": "f"}),
     "v_rand": Family(Mean, {"v_rand": "value"}),

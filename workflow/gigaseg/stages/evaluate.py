@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..census import Census, take_census
 from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint, write_atomically, write_manifest
@@ -47,10 +48,11 @@ GROUP = ["experiment", "fold", "dataset", "split"]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One sample's scores and its facts for the manifest."""
+    """One sample's scores, its facts for the manifest, and what was counted for the report."""
 
     scores: Sequence[Score]
     facts: Mapping[str, Any]
+    census: Census | None = None
 
 
 def run(
@@ -68,7 +70,8 @@ def run(
     Parameters
     ----------
     manifest : Path
-        Written last; the lot's table lies beside it, with the suffix ``.parquet``.
+        Written last. Beside it lie the lot's table, with the suffix ``.parquet``, and with
+        ``.sizes.parquet`` how many objects of which size and shape there are.
     convert, predict, split : Path
         Manifests of the lot's images with truth, its probabilities and its instances.
     settings : mapping
@@ -99,6 +102,8 @@ def run(
         for record in _records(_group(row, settings), row, futures[row["sample"]].result().scores)
     ]
     _write_parquet(manifest.with_suffix(".parquet"), _frame(rows))
+    sizes = {row["sample"]: futures[row["sample"]].result().census for row in done}
+    _write_parquet(manifest.with_suffix(".sizes.parquet"), _sizes(sizes))
     run_lot(
         "evaluate",
         manifest,
@@ -151,13 +156,13 @@ def evaluate_sample(
     truth = open_volume(image["store"], "truth")
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
-    scores = score(
-        tally_volume(
-            truth, found, segments, row["objects"], settings["evaluation"], workers=workers
-        )
-    )
+    objects = row["objects"]
+    tally = tally_volume(truth, found, segments, objects, settings["evaluation"], workers=workers)
+    census = take_census(truth, found, segments, objects, workers=workers)
+    scores = score({**tally, ("calibration", None): census.calibration})
     content = [[one.metric, one.at, repr(one.value), one.counts] for one in scores]
-    return Evaluated(scores, {**facts, "shape": truth.shape, "scores": digest(content)})
+    facts |= {"shape": truth.shape, "scores": digest(content), "sizes": digest([*census.rows()])}
+    return Evaluated(scores, facts, census)
 
 
 def tally_volume(
@@ -306,6 +311,15 @@ def _records(
 def _frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return records as a table whose columns have their types even without any row."""
     return pd.DataFrame(list(records), columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _sizes(samples: Mapping[str, Census | None]) -> pd.DataFrame:
+    """Arrange the sizes and shapes of the objects of a lot as a table."""
+    rows = [
+        {"sample": n, **row} for n, census in samples.items() if census for row in census.rows()
+    ]
+    kinds = {"sample": "str", "side": "str", "measure": "str", "value": "int64", "objects": "int64"}
+    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
 
 
 def _join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
