@@ -6,7 +6,7 @@ import yaml
 from gigaseg import settings
 from gigaseg.intensity import QUANTILES
 from gigaseg.schema import Problem, follow, read_schema
-from gigaseg.settings import SettingsError, resolve
+from gigaseg.settings import SettingsError, changes, complete, resolve
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {
@@ -189,3 +189,24 @@ def test_the_error_carries_its_problems():
     problem = Problem(("network", "depth"), "0 is below 1")
     assert SettingsError([problem]).problems == (problem,)
     assert issubclass(SettingsError, ValueError)
+
+
+def test_changes_name_what_differs_from_the_defaults_once():
+    given = {
+        "network": {"depth": 3},
+        "datasets": {"cells": {"lot": 2, "labels": "instances"}},
+        "experiments": {"one": {"datasets": ["cells"], "network": {"width": 8}}},
+    }
+    settings, problems = resolve(given, {})
+    assert problems == []
+    found = {one["setting"]: (one["value"], one["default"]) for one in changes(settings)}
+    assert found == {
+        "network.depth": (3, 4),
+        "datasets.cells.lot": (2, 50),
+        "experiments.one.datasets": (["cells"], None),
+        "experiments.one.network.width": (8, 16),
+    }
+
+
+def test_the_defaults_are_no_change():
+    assert changes(complete({})) == []

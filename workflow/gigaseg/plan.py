@@ -11,7 +11,7 @@ from . import samples
 from .ledger import canonical_json
 from .provenance import code
 from .samples import Fold, Sample
-from .settings import SettingsError, resolve
+from .settings import SettingsError, changes, resolve
 
 LOT_STAGES = ("convert", "weigh")  # once per lot
 MODEL_STAGES = ("predict", "split", "evaluate", "audit_seams")  # once per lot and model
@@ -255,8 +255,10 @@ class Plan:
     def report(self) -> str:
         """Return the settings of the report: those of the whole run, and the results it shows."""
         paths = sorted(map(Path, self.outcomes() + self.manifests("train")))
+        shown = {key: self.settings[key] for key in self.settings if key != "dask"}
         told = {
-            "config": {key: self.settings[key] for key in self.settings if key != "dask"},
+            "config": shown,
+            "changes": changes(shown),
             "manifests": [path.relative_to(self.results).as_posix() for path in paths],
         }
         return canonical_json({**self.settings["report"], **told})
