@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
@@ -15,8 +15,11 @@ import pandas as pd
 from . import comparison as compare
 from .benchmarks import duration, memory
 from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
+from .foresight import compare_forecast
 from .glossary import METRICS, describe
+from .outlook import amount
 from .proof import build_proof
+from .spreads import reliability_charts, size_charts
 from .summaries import Model, Results, describe_datasets, list_failures
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
@@ -57,7 +60,8 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     sections = [
         ("failures", "Failures"),
         ("scores", "Scores"),
-        ("pictures", "Pictures"),
+        ("pictures", "Where it goes wrong"),
+        ("spreads", "Sizes and probabilities"),
         ("training", "Training"),
         ("proof", "Proof"),
         ("data", "Data"),
@@ -66,6 +70,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("settings", "Settings"),
     ]
     absent = {"failures": not context["failures"], "samples": not context["sample_rows"]}
+    absent["spreads"] = not context["sizes"] and not context["calibrations"]
     return [(name, title) for name, title in sections if not absent.get(name, False)]
 
 
@@ -85,12 +90,16 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "notes": results.notes,
         "failures": list_failures(results.records),
         **_scores(results.scores, labels),
+        "sizes": size_charts(results, kinds_of_objects(settings)),
+        "calibrations": reliability_charts(results.scores),
         **_training(results.models),
         "proof": build_proof(results),
         "datasets": _datasets(results),
         **_sample_table(results.scores),
         "benchmarks": [_benchmark(row) for row in results.benchmarks],
+        "foresight": _foresight(results),
         "machine": _machine(results),
+        "changes": None if "changes" not in settings else _changes(settings["changes"]),
         "settings": _settings(settings, results.models),
         **_fingerprints(results),
     }
@@ -106,6 +115,18 @@ def kinds_of_labels(settings: Mapping[str, Any]) -> dict[str, str]:
     """
     datasets = settings.get("config", {}).get("datasets", {})
     return {name: facts.get("labels", "instances") for name, facts in datasets.items()}
+
+
+def kinds_of_objects(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return whether the objects of each data set lie in planes or in the volume.
+
+    Examples
+    --------
+    >>> kinds_of_objects({"config": {"datasets": {"em": {"objects": "volume"}}}})
+    {'em': 'volume'}
+    """
+    datasets = settings.get("config", {}).get("datasets", {})
+    return {name: facts.get("objects", "plane") for name, facts in datasets.items()}
 
 
 def headlines(results: Results, labels: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -202,7 +223,7 @@ def _training(models: Sequence[Model]) -> dict[str, Any]:
     facts = [_model_facts(model) for model in models]
     columns = list(dict.fromkeys(name for own in facts for name in own))
     return {
-        "learning": draw_curves(charts),
+        "learning": draw_curves(charts, "learning"),
         "model_columns": columns,
         "models": [
             {
@@ -271,6 +292,39 @@ def _benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
         "cpu": duration(row["cpu_seconds"]),
         "memory": memory(row["memory_mb"]),
     }
+
+
+def _foresight(results: Results) -> list[dict[str, Any]] | None:
+    """Return forecast and actual of each stage as texts; None if no forecast was kept."""
+    compared = compare_forecast(results)
+    if compared is None:
+        return None
+
+    def texts(pair: tuple[float, float] | None, write: Callable[[float], str]) -> tuple[str, str]:
+        return ("–", "–") if pair is None else (write(pair[0]), write(pair[1]))
+
+    return [
+        {
+            "stage": one.stage,
+            "jobs": one.of if one.jobs in (0, one.of) else f"{one.jobs} of {one.of}",
+            "pairs": [
+                texts(one.seconds, duration),
+                texts(one.memory, lambda size: memory(size / 2**20)),
+                texts(one.disk, amount),
+            ],
+        }
+        for one in compared
+    ]
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    def text(value: Any) -> str:
+        return "–" if value is None else json.dumps(value, ensure_ascii=False)
+
+    return [
+        {"setting": one["setting"], "value": text(one["value"]), "default": text(one["default"])}
+        for one in changes
+    ]
 
 
 def installed_version(name: str) -> str:

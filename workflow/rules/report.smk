@@ -20,6 +20,13 @@ rule report:
             caption="../report/report.rst",
             category="Segmentation",
         ),
+        figures=report(
+            directory(f"{RESULTS}/report/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         f"{RESULTS}/logs/report/report.log",
     benchmark:
