@@ -160,15 +160,26 @@ def test_drawing_holds_the_very_pixels_and_photo_looks_alike():
 
 
 def test_only_objects_at_fault_have_a_colour_in_truth_and_prediction():
-    labels = np.kron(np.array([[1, 0, 2, 0, 3]]), np.ones((20, 20), int))
-    none = np.array([], np.uint64)
-    faults = Faults(np.array([1], np.uint64), none, np.array([3], np.uint64), none)
-    shown = figures.colour_faults(labels, faults, ("split", "missed"))
-    assert (shown[4:16, 4:16] == figures.FAULT_COLOURS["split"]).all()
-    assert len(np.unique(shown[4:16, 44:56].reshape(-1, 3), axis=0)) == 1
-    stripes = np.unique(shown[4:16, 84:96].reshape(-1, 3), axis=0)
-    assert len(stripes) == 2
-    assert (stripes == figures.FAULT_COLOURS["missed"]).all(axis=1).any()
+    truth = np.kron(np.array([[1, 0, 2, 0, 3, 0, 4]]), np.ones((20, 20), int))
+    instances = np.kron(np.array([[5, 0, 6, 0, 0, 9, 7]]), np.ones((20, 20), int))
+    kinds = {"split": [1], "merged": [7], "missed": [3], "invented": [9]}
+    faults = Faults(**{kind: np.array(ids, np.uint64) for kind, ids in kinds.items()})
+    colours = [
+        {
+            n: np.unique(side[4:16, 20 * n + 4 : 20 * n + 16].reshape(-1, 3), axis=0)
+            for n in range(7)
+        }
+        for side in figures.colour_faults(truth, instances, faults)
+    ]
+    for place, kind, sides in ((0, "split", "tp"), (4, "missed", "t"), (5, "invented", "p")):
+        for side, found in zip("tp", colours, strict=True):
+            assert (found[place] == figures.FAULT_COLOURS[kind]).all(axis=1).any() == (
+                side in sides
+            )
+    assert [len(found[6]) for found in colours] == [1, 1]
+    assert all((found[6] == figures.FAULT_COLOURS["merged"]).all() for found in colours)
+    assert [len(colours[0][4]), len(colours[1][5])] == [2, 2]  # hatched
+    assert all(len(set(found[2][0])) > 1 and found[2].std() < 10 for found in colours)  # grey
 
 
 def decode(uri):

@@ -223,6 +223,7 @@ def write_forecast(root):
     jobs = {
         "convert/plates-0000.json": {"disk": 4e6, "memory": 5.4e8, "seconds": None},
         "predict/nuclei/fold-0/plates-0000.json": {"disk": 2e6, "memory": 9e8, "seconds": 31.0},
+        "audit/nuclei/fold-0/plates-0000.json": {"disk": 0, "memory": 9e8, "seconds": 3.0},
         "split/bygone/fold-0/plates-0000.json": {"disk": 2e6, "memory": 9e8, "seconds": 31.0},
     }
     write_manifest(root / "forecast.json", {"jobs": jobs})
@@ -253,8 +254,10 @@ def write_scores(root, *tables):
 
 def write_benchmarks(root):
     head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+    lot = "nuclei/fold-0/plates-0000"
     jobs = {"convert/plates-0000": 3.5, "train/nuclei/fold-0": 312.25}
-    for job, seconds in (jobs | {"predict/nuclei/fold-0/plates-0000": 40}).items():
+    jobs |= {f"predict/{lot}": 40, f"audit_seams/{lot}": 4}
+    for job, seconds in jobs.items():
         path = root / "benchmarks" / f"{job}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{head}{seconds}\t0:00:03\t512.5\t-\t-\t-\t0\t0\t98\tNA\n")
@@ -547,7 +550,13 @@ def test_says_how_large_objects_are_in_truth_and_prediction(whole):
         mine = table[(table["side"] == side) & (table["measure"] == "voxels")]
         values = np.sort(np.repeat(mine["value"], mine["objects"]))
         middle = values[(len(values) - 1) // 2] / 4  # of 0.5 x 0.5 µm
-        assert f"{name}: 180 objects, median area {middle:,.4g} µm²" in text
+        assert f"{name}: 180 objects, median area {middle:.3g} µm²" in text
+
+
+def test_charts_write_no_formulas(whole):
+    root, _, manifest = whole
+    svgs = [name for name in manifest["figures"] if name.endswith(".svg")]
+    assert not [n for n in svgs if "$" in (root / "report" / "figures" / n).read_text()]
 
 
 def test_says_how_well_probabilities_are_calibrated(whole):
@@ -574,6 +583,7 @@ def test_shows_forecast_beside_actual(whole):
     size = sum(file.stat().st_size for file in files if file.is_file())
     assert f"predict 1 31.0 s 40.0 s 858 MB 512 MB 2.0 MB {amount(size)}" in text
     assert "convert 1 – – 515 MB 512 MB 4.0 MB" in text
+    assert "audit_seams 1 3.0 s 4.0 s 858 MB 512 MB – –" in text
     assert "split" not in text.split("Forecast and actual")[1]  # of another run
 
 

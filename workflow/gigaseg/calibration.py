@@ -88,31 +88,27 @@ def count_calibration(
 @njit(cache=True, nogil=True)
 def _count(labels, values, start, how, table):
     ridge, deep = how
+    depth, height, width = labels.shape
     for z in range(values.shape[0]):
         for y in range(values.shape[1]):
+            k, j = z + start[0], y + start[1]
+            row = labels[k, j]
+            # Beyond the edge is the voxel itself, which is nobody else.
+            before, after = labels[k, max(j - 1, 0)], labels[k, min(j + 1, height - 1)]
+            above, below = (labels[max(k - 1, 0), j], labels[min(k + 1, depth - 1), j])
             for x in range(values.shape[2]):
-                place = (z + start[0], y + start[1], x + start[2])
-                inside = labels[place] != 0
+                i = x + start[2]
+                own = row[i]
+                inside = own != 0
                 if inside and ridge:
-                    inside = not _touches(labels, place, deep)
+                    left, right = row[max(i - 1, 0)], row[min(i + 1, width - 1)]
+                    inside = _alike(own, left) and _alike(own, right)
+                    inside = inside and _alike(own, before[i]) and _alike(own, after[i])
+                    if deep:
+                        inside = inside and _alike(own, above[i]) and _alike(own, below[i])
                 table[values[z, y, x], 1 if inside else 0] += 1
 
 
 @njit(cache=True, nogil=True)
-def _touches(labels, place, deep):
-    """Return whether a voxel of an instance has a face neighbour of another."""
-    own = labels[place]
-    for axis in range(0 if deep else 1, 3):
-        for step in (-1, 1):
-            z, y, x = place
-            if axis == 0:
-                z += step
-            elif axis == 1:
-                y += step
-            else:
-                x += step
-            if 0 <= z < labels.shape[0] and 0 <= y < labels.shape[1] and 0 <= x < labels.shape[2]:
-                other = labels[z, y, x]
-                if other != 0 and other != own:
-                    return True
-    return False
+def _alike(own, other):
+    return other == own or other == 0

@@ -6,7 +6,7 @@ repeats. Nothing here knows files or stores.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -147,36 +147,46 @@ def mark_faults(
     return rgb.astype(np.uint8)
 
 
-def colour_faults(labels: NDArray[np.integer], faults: Faults, kinds: Sequence[str]) -> Bytes:
-    """Show a 2-D label array in grey, and its objects at fault in the colour of their kind.
+def colour_faults(
+    truth: NDArray[np.integer], instances: NDArray[np.integer], faults: Faults
+) -> tuple[Bytes, Bytes]:
+    """Show truth and instances in grey, and the objects at fault in the colour of their kind.
 
     Parameters
     ----------
-    labels : array of int, shape (y, x)
-        Truth or instances.
+    truth, instances : array of int, shape (y, x)
+        Labels, 0 is background.
     faults : Faults
-    kinds : sequence of str
-        The kinds of error whose ids are those of `labels`; missed and invented ones are hatched.
 
     Returns
     -------
-    array of uint8, shape (y, x, 3)
+    pair of array of uint8, shape (y, x, 3)
+        Truth: split and missed objects (hatched), and what lies in a merged instance. Instances:
+        merged and invented ones (hatched), and what lies in a split object.
 
     Examples
     --------
     >>> none = np.array([], np.uint64)
     >>> faults = Faults(split=np.array([2], np.uint64), merged=none, missed=none, invented=none)
-    >>> colour_faults(np.full((3, 3), 2), faults, ["split"])[1, 1].tolist()
-    [240, 228, 66]
+    >>> true, found = colour_faults(np.full((3, 3), 2), np.full((3, 3), 5), faults)
+    >>> true[1, 1].tolist(), found[1, 1].tolist()
+    ([240, 228, 66], [240, 228, 66])
     """
+    in_truth = {kind: np.isin(truth, getattr(faults, kind)) for kind in ("split", "missed")}
+    in_found = {kind: np.isin(instances, getattr(faults, kind)) for kind in ("merged", "invented")}
+    of_truth = {"merged": in_found["merged"] & (truth != 0), **in_truth}
+    of_found = {"split": in_truth["split"] & (instances != 0), **in_found}
+    return _colour_kinds(truth, of_truth), _colour_kinds(instances, of_found)
+
+
+def _colour_kinds(labels: NDArray[np.integer], masks: Mapping[str, NDArray[np.bool_]]) -> Bytes:
     rgb = np.full((*labels.shape, 3), _GROUND, np.float64)
     rgb[labels != 0] = _FAULTLESS
     hatch = _hatch(labels.shape)
-    for kind in kinds:
-        here = np.isin(labels, getattr(faults, kind))
+    for kind, here in masks.items():
         rgb[here] = FAULT_COLOURS[kind]
         rgb[here & ~hatch.get(kind, here)] *= 0.55
-    rgb = np.where((_outlines(labels))[..., None], rgb * 0.3, rgb)
+    rgb[_outlines(labels)] *= 0.3
     return rgb.astype(np.uint8)
 
 

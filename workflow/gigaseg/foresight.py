@@ -80,7 +80,12 @@ def _compare(
     stores: Mapping[str, Sequence[Path]],
     root: Path,
 ) -> Comparison:
-    took = {one: read_job((root / "benchmarks" / one).with_suffix(".tsv")) for one in manifests}
+    took = {
+        one: read_job(
+            (root / "benchmarks" / stage / Path(*Path(one).parts[1:])).with_suffix(".tsv")
+        )
+        for one in manifests
+    }
     times = _pairs((told[m]["seconds"], took[m]["seconds"]) for m in manifests)
     peaks = _pairs((told[m]["memory"], took[m]["memory"]) for m in manifests)
     sizes = _pairs((told[m]["disk"] or None, _bytes(stores[m])) for m in manifests)

@@ -135,11 +135,10 @@ def _draw_place(sample: Sample, view: View) -> Place:
         return Place(view, None, pictures)
     truth = read_window(sample.truth, view)[0]
     faults = faults_in_view(sample, view, _planes_near(sample, view))
-    for name, labels, kinds in (
-        ("truth", truth, ("split", "missed")),
-        ("prediction", instances, ("merged", "invented")),
+    for name, shown in zip(
+        ("truth", "prediction"), figures.colour_faults(truth, instances, faults), strict=True
     ):
-        pictures[name] = figures.drawing_uri(figures.colour_faults(labels, faults, kinds))
+        pictures[name] = figures.drawing_uri(shown)
     return Place(view, count_visible(faults, truth, instances), pictures)
 
 

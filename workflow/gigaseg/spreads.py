@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from .charts import LINE_COLOURS, Drawing, drawing
@@ -79,7 +81,7 @@ def size_charts(results: Results, objects: Mapping[str, str]) -> list[dict[str, 
         kind = objects.get(dataset, "plane")
         spreads, unit = _gather(table, mine, kind, scales)
         chart = _draw_spreads(spreads, f"{_UNITS[kind][0]} ({unit})", f"{experiment} {dataset}")
-        caption = _caption(spreads, _UNITS[kind][0], unit, f"{len(mine)} {split} samples")
+        caption = _caption(spreads, _UNITS[kind][0], unit, _samples(len(mine), split))
         charts.append(
             {"experiment": experiment, "dataset": dataset, "drawing": chart, "caption": caption}
         )
@@ -166,6 +168,16 @@ def _draw_histogram(
     axes.set_ylim(bottom=0)
     if log:
         axes.set_xscale("log")
+        _plain_ticks(axes.xaxis, low, high)
+
+
+def _plain_ticks(axis: Axis, low: float, high: float) -> None:
+    """Write the ticks of a logarithmic axis as numbers: names may hold what matplotlib takes for
+    formulas, so these are switched off.
+    """
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _caption(spreads: Mapping[tuple[str, str], Spread], size: str, unit: str, samples: str) -> str:
@@ -174,11 +186,20 @@ def _caption(spreads: Mapping[tuple[str, str], Spread], size: str, unit: str, sa
         sizes, fill = spreads[side, "voxels"], spreads[side, "fill"]
         count = int(sizes.objects.sum())
         if count:
-            middle = f"median {size} {sizes.median:,.4g} {unit}, fills {fill.median:.2f} of its box"
-            parts.append(f"{name}: {count:,} objects, {middle}")
+            middle = f"median {size} {_number(sizes.median)} {unit}, filling {fill.median:.2f} of the box"
+            parts.append(f"{name}: {count:,} {'object' if count == 1 else 'objects'}, {middle}")
         else:
             parts.append(f"{name}: no object")
     return f"{samples}. {'; '.join(parts)}. Dashed lines: medians."
+
+
+def _samples(count: int, split: str | None) -> str:
+    return f"{count} {split} {'sample' if count == 1 else 'samples'}"
+
+
+def _number(value: float) -> str:
+    """Write a size with three digits or more, never with an exponent."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 # ------------------------------------------------------------------------------------- calibration
@@ -228,6 +249,8 @@ def _draw_reliability(counts: Any, name: str, title: str) -> Drawing:
         shares = voxels.reshape(-1, 16).sum(axis=1) / voxels.sum()
         lower.stairs(shares, np.linspace(0, 1, 17), fill=True, color=LINE_COLOURS[0], alpha=0.5)
         lower.set(xlabel="predicted probability", ylabel="pixels", yscale="log")
+        _plain_ticks(lower.yaxis, 1e-4, 1)
+        lower.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.12g} %"))
     return finished[0]
 
 
