@@ -1,6 +1,7 @@
 """Calibration: how often a probability of 0.8 is right, counted exactly for every stored value."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +61,7 @@ def count_calibration(
     labels: LabelArray,
     values: npt.NDArray[np.uint8],
     *,
-    start: tuple[int, int, int] = (0, 0, 0),
+    start: Sequence[int] = (0, 0, 0),
     ridge: bool = True,
     objects: Objects = "plane",
 ) -> CalibrationCounts:
@@ -72,7 +73,7 @@ def count_calibration(
         True instances of the block and, where there are any, of the voxels next to it.
     values : ndarray of uint8, shape (z, y, x)
         round(255 p) of being foreground in the block.
-    start : (int, int, int)
+    start : sequence of int
         Where the block begins in `labels`.
     ridge : bool
         Whether voxels with a face neighbour of another instance were taught as background (see

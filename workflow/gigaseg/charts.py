@@ -62,7 +62,9 @@ class Drawing(str):
     svg, png : bytes
     """
 
-    __slots__ = ("name", "png", "svg")
+    name: str
+    svg: bytes
+    png: bytes
 
     def __new__(cls, name: str, svg: bytes, png: bytes) -> "Drawing":
         """Make the address from the bytes of the SVG."""

@@ -6,7 +6,7 @@ repeats. Nothing here knows files or stores.
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -196,13 +196,13 @@ def _hatch(shape: tuple[int, ...]) -> dict[str, NDArray[np.bool_]]:
     return {"missed": (rows + columns) % 8 < 4, "invented": (rows - columns) % 8 < 4}
 
 
-def place_sections(xy: Bytes, xz: Bytes, yz: Bytes, place: tuple[int, int, int]) -> Bytes:
+def place_sections(sections: Iterable[Bytes], place: tuple[int, int, int]) -> Bytes:
     """Lay three sections through one point side by side, with fine lines where they cut each other.
 
     Parameters
     ----------
-    xy, xz, yz : array of uint8
-        Shapes (y, x), (z, x) and (y, z), or with a last axis of colours.
+    sections : three arrays of uint8
+        xy, xz and yz, of shapes (y, x), (z, x) and (y, z), or with a last axis of colours.
     place : (int, int, int)
         The point z, y, x in px of the sections.
 
@@ -212,7 +212,8 @@ def place_sections(xy: Bytes, xz: Bytes, yz: Bytes, place: tuple[int, int, int])
         xy with yz on its right and xz below it.
     """
     z, y, x = place
-    parts = [_crossed(part, at) for part, at in ((xy, (y, x)), (xz, (z, x)), (yz, (y, z)))]
+    lines = ((y, x), (z, x), (y, z))
+    parts = [_crossed(part, at) for part, at in zip(sections, lines, strict=True)]
     (height, width), depth = parts[0].shape[:2], len(parts[1])
     sheet = np.full((height + GAP + depth, width + GAP + depth, 3), 255, np.uint8)
     sheet[:height, :width] = parts[0]

@@ -107,14 +107,14 @@ def add_spectra(spectra: Iterable[Spectrum]) -> Spectrum:
     return dict(sorted(total.items()))
 
 
-def measure(labels: LabelArray, *, start: tuple[int, int, int] = (0, 0, 0)) -> Measured:
+def measure(labels: LabelArray, *, start: Sequence[int] = (0, 0, 0)) -> Measured:
     """Measure the objects in one block.
 
     Parameters
     ----------
     labels : ndarray of int, shape (z, y, x)
         Ids below 2**64.
-    start : (int, int, int)
+    start : sequence of int
         Where the block begins in the volume.
     """
     ids = np.unique(_changes(labels)).astype(np.uint64)

@@ -1,6 +1,6 @@
 """Draw a sample: its worst places, large and small; of 3-D objects, sections along three axes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +171,7 @@ def _draw_sections(sample: Sample, view: View) -> Pictures:
     point = meeting_point(box, sample.instances.spacing)
 
     def each(volume: Volume, draw: Callable[[NDArray[Any]], NDArray[np.uint8]]) -> Any:
-        return figures.place_sections(*(draw(one) for one in cut(volume, box)), place=point)
+        return figures.place_sections((draw(one) for one in cut(volume, box)), point)
 
     images, instances = cut(sample.image, box), cut(sample.instances, box)
     truths: Sections | list[None] = [None] * 3 if sample.truth is None else cut(sample.truth, box)
@@ -180,15 +180,18 @@ def _draw_sections(sample: Sample, view: View) -> Pictures:
         for image, truth, found in zip(images, truths, instances, strict=True)
     ]
     pictures = _draw_each(sample, each)
-    main = figures.place_sections(*marked, place=point)
+    main = figures.place_sections(marked, point)
     pictures["overlay" if sample.truth is None else "errors"] = figures.photo_uri(main)
     counts = None
     if faults is not None:
-        both = [np.concatenate([one.ravel() for one in three]) for three in (truths, instances)]
-        counts = count_visible(faults, *both)
+        counts = count_visible(faults, *(_together(three) for three in (truths, instances)))
     planes = range(box.first, box.stop)
     shape, channels = sample.instances.shape, _channels(sample)
     return Pictures(view, shape, counts, pictures, channels, planes=planes)
+
+
+def _together(sections: Iterable[NDArray[Any] | None]) -> NDArray[Any]:
+    return np.concatenate([one.ravel() for one in sections if one is not None])
 
 
 def _place_sections(sample: Sample, view: View) -> tuple[Box, Faults | None]:

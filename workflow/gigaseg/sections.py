@@ -91,7 +91,7 @@ def cut(volume: Volume, box: Box) -> Sections:
     """
     view, dz, dy, dx = box.view, *volume.spacing
     rows, columns = [], []
-    xy = np.empty(0)
+    xy: NDArray[Any] = np.empty(0)
     for z in range(box.first, box.stop):
         window = volume.array[
             ..., z, view.top : view.top + view.height, view.left : view.left + view.width

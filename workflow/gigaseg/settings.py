@@ -145,7 +145,7 @@ def changes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     >>> changes(complete({"network": {"depth": 3}}))
     [{'setting': 'network.depth', 'value': 3, 'default': 4}]
     """
-    named = {name: {} for name in settings.get("datasets", {})}
+    named: dict[str, Any] = {name: {} for name in settings.get("datasets", {})}
     defaults = complete({"datasets": named})
     common = {section: settings[section] for section in PER_EXPERIMENT}
     bare = complete({"experiments": {name: {} for name in settings.get("experiments", {})}})

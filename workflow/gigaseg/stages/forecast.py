@@ -94,8 +94,8 @@ def before_run(settings: Mapping[str, Any], *, local: bool) -> tuple[str, Outloo
         lines = "".join(f"\n  - {problem}" for problem in problems)
         raise CannotFit(f"This run cannot fit, so nothing was begun:{lines}")
     notes = warnings(outlook, machine, present)
-    lines = [brief(outlook, machine), *(f"Look out: {note}" for note in notes)]
-    return "\n".join(lines), outlook
+    text = "\n".join([brief(outlook, machine), *(f"Look out: {note}" for note in notes)])
+    return text, outlook
 
 
 def keep(outlook: Outlook, results: Path) -> None:

@@ -211,13 +211,14 @@ def draw_strips(
 
 def _show_strip(choice: Choice, stores: Stores, objects: Mapping[str, str]) -> dict[str, Any]:
     record = choice.record
-    row = {"sample": record.sample, "fold": record.fold, "split": record.split, "problem": ""}
+    row: dict[str, Any] = {key: getattr(record, key) for key in ("sample", "fold", "split")}
+    row |= {"problem": "", "places": []}
     row["score"] = next(((describe_key(k), v) for k, v in choice.scores.items()), None)
     try:
         sample = open_sample(*_paths(record, stores), objects.get(record.dataset, "plane"))
         places = draw_strip(sample, STRIP_PLACES)
     except ValueError as error:
-        return {**row, "problem": str(error), "places": []}
+        return {**row, "problem": str(error)}
     return {**row, "places": [_arrange_place(place, record.sample, sample) for place in places]}
 
 
