@@ -538,8 +538,8 @@ def test_a_run_with_nothing_known_to_do_is_silent(told):
 @pytest.mark.usefixtures("machine")
 def test_the_newest_forecast_of_each_job_is_kept(told):
     results = Path(told["config"]["results"])
-    results.mkdir(parents=True, exist_ok=True)
-    path = results / "forecast.json"
+    path = results / "benchmarks" / "forecast.json"
+    path.parent.mkdir(parents=True)
     path.write_text('{"jobs": {"split/gone.json": {"disk": 1, "memory": 2, "seconds": 3}}}')
     _, outlook = stage.before_run(told, local=True)
     stage.keep(outlook, results)

@@ -226,7 +226,7 @@ def write_forecast(root):
         "audit/nuclei/fold-0/plates-0000.json": {"disk": 0, "memory": 9e8, "seconds": 3.0},
         "split/bygone/fold-0/plates-0000.json": {"disk": 2e6, "memory": 9e8, "seconds": 31.0},
     }
-    write_manifest(root / "forecast.json", {"jobs": jobs})
+    write_manifest(root / "benchmarks" / "forecast.json", {"jobs": jobs})
 
 
 def score_rows(experiment, samples, seed=0, dataset="plates", split="test"):

@@ -42,7 +42,7 @@ def compare_forecast(results: Results) -> list[Comparison] | None:
         None if no forecast was kept: the run was begun by an older version, or in an environment
         without the packages that a forecast needs.
     """
-    path = results.root / "forecast.json"
+    path = results.root / "benchmarks" / "forecast.json"
     if not path.is_file():
         return None
     told = read_manifest(path)["jobs"]

@@ -106,9 +106,10 @@ def keep(outlook: Outlook, results: Path) -> None:
     outlook : Outlook
         From `before_run`.
     results : Path
-        Folder of the results; ``forecast.json`` in it is written as a whole or not at all.
+        Folder of the results; ``benchmarks/forecast.json`` is written as a whole or not at all.
     """
-    path = results / "forecast.json"
+    path = results / "benchmarks" / "forecast.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     jobs = read_manifest(path)["jobs"] if path.is_file() else {}
     for manifest, need in outlook.jobs.items():
         if Path(manifest).is_relative_to(results):  # not the raw files that are drawn
