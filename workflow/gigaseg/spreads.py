@@ -1,5 +1,6 @@
 """How objects and probabilities are spread: truth beside prediction, drawn for the report."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -12,9 +13,9 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from .calibration import CalibrationCounts
 from .charts import LINE_COLOURS, Drawing, drawing
 from .comparison import held_out
-from .scores import decode
 from .summaries import Record, Results
 
 BINS = 36
@@ -225,10 +226,9 @@ def reliability_charts(scores: pd.DataFrame) -> list[dict[str, Any]]:
     for (experiment, dataset), group in rows.groupby(["experiment", "dataset"], sort=True):
         split = held_out(group)
         texts = group.loc[group["split"] == split, "counts"]
-        counts: Any = [decode("calibration", text) for text in texts]
-        total = counts[0]
-        for more in counts[1:]:
-            total += more
+        total = CalibrationCounts()
+        for text in texts:
+            total += CalibrationCounts(**json.loads(text))
         if sum(total.voxels):
             chart = _draw_reliability(total, f"{experiment} {dataset}", f"{experiment}, {dataset}")
             charts.append(
@@ -238,7 +238,7 @@ def reliability_charts(scores: pd.DataFrame) -> list[dict[str, Any]]:
     return charts
 
 
-def _draw_reliability(counts: Any, name: str, title: str) -> Drawing:
+def _draw_reliability(counts: CalibrationCounts, name: str, title: str) -> Drawing:
     voxels, inside = np.array(counts.voxels, float), np.array(counts.inside, float)
     with drawing(f"calibration {name}", (4.2, 4.2)) as (figure, finished):
         upper, lower = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
