@@ -187,8 +187,10 @@ def _caption(spreads: Mapping[tuple[str, str], Spread], size: str, unit: str, sa
         sizes, fill = spreads[side, "voxels"], spreads[side, "fill"]
         count = int(sizes.objects.sum())
         if count:
-            middle = f"median {size} {_number(sizes.median)} {unit}, filling {fill.median:.2f} of the box"
-            parts.append(f"{name}: {count:,} {'object' if count == 1 else 'objects'}, {middle}")
+            middle = f"median {size} {_number(sizes.median)} {unit}"
+            shape = f"filling {fill.median:.2f} of the box"
+            noun = "object" if count == 1 else "objects"
+            parts.append(f"{name}: {count:,} {noun}, {middle}, {shape}")
         else:
             parts.append(f"{name}: no object")
     return f"{samples}. {'; '.join(parts)}. Dashed lines: medians."
