@@ -44,8 +44,9 @@ rule all:
 onstart:
     # One run at a time, in place of Snakemake's lock, which outlives a killed run.
     try:
-        foresee(workflow)
+        remember = foresee(workflow)
         lock.hold(plan.results)
+        remember()
     except (OSError, ValueError) as problem:
         sys.exit(str(problem))
 

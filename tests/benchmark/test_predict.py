@@ -13,7 +13,7 @@ from gigaseg.geometry import Window, read_mirrored
 from gigaseg.inference import Predictor, predict_image, prepare
 from gigaseg.intensity import measure
 from gigaseg.lanes import open_lane
-from gigaseg.ledger import write_manifest
+from gigaseg.manifests import write_manifest
 from gigaseg.runtime import Runtime, has_native_bfloat16
 from gigaseg.stages import predict
 from gigaseg.tiling import TileGrid, choose_tile

@@ -6,6 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from gigaseg.labels import contingency
+from gigaseg.maps import BoundaryMap
 from gigaseg.resampling import (
     FEWEST_SAMPLES,
     draw,
@@ -33,7 +34,7 @@ def tallies(names, seed, shape=(14, 14)):
         table = contingency(truth, found)
         made[name] = add(
             [
-                tally_map(truth, probability, thresholds=[0.2, 0.6], radius=3),
+                tally_map(BoundaryMap(truth, probability), thresholds=[0.2, 0.6], radius=3),
                 tally_instances(table, iou_thresholds=[0.5, 0.75], iou_match="at_least"),
             ]
         )

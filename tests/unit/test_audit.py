@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 from gigaseg.fingerprints import digest
-from gigaseg.ledger import BOOKS, read_manifest, write_manifest
+from gigaseg.ledger import BOOKS
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.stages import audit
 
 MODEL = "e/fold-0"

@@ -8,7 +8,7 @@ import torch
 import zarr
 from gigaseg.geometry import UNetGeometry
 from gigaseg.intensity import QUANTILES, Bins, summary
-from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.seams import Layout, audit_size, compare, draw_windows
 from gigaseg.stages import audit_seams, predict
 from gigaseg.unet import Architecture, UNet

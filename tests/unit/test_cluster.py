@@ -7,7 +7,8 @@ import tifffile
 import zarr
 from gigaseg import cluster
 from gigaseg.blockwise import map_blocks
-from gigaseg.ledger import BlockLedger, Construction, read_manifest, write_manifest
+from gigaseg.ledger import BlockLedger, Construction
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.pyramids import create_pyramid
 from gigaseg.stages import convert as convert_stage
 from gigaseg.stages import split

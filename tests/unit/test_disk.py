@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from gigaseg import disk
 from gigaseg.disk import DiskError, blame, writing
-from gigaseg.ledger import Construction, read_attempts, read_manifest, write_atomically
+from gigaseg.ledger import Construction, read_attempts
+from gigaseg.manifests import read_manifest, write_atomically
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 

@@ -4,7 +4,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from gigaseg.ledger import read_manifest
+from gigaseg.manifests import read_manifest
 from gigaseg.stages import fetch
 
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 from gigaseg import figures
-from gigaseg.charts import Chart, Curve, Strip, draw_curves, draw_strips
+from gigaseg.charts import Chart, Curve, Strip, draw_curves, draw_strips, find_drawings
 from gigaseg.faults import KINDS, Faults, find_faults
 from gigaseg.labels import Contingency, contingency
 from PIL import Image
@@ -148,11 +148,38 @@ def test_frame_stays_inside_and_spares_the_picture(corners):
     assert not image.any()
 
 
-def test_png_holds_the_very_pixels():
+def pixels_of(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+def test_drawing_holds_the_very_pixels_and_photo_looks_alike():
     pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3)).astype(np.uint8)
-    uri = figures.png_uri(pixels[:, ::-1])
-    back = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-    assert (np.asarray(back) == pixels[:, ::-1]).all()
+    assert (pixels_of(figures.drawing_uri(pixels[:, ::-1])) == pixels[:, ::-1]).all()
+    ramp = np.linspace(0, 255, 64 * 64).astype(np.uint8).reshape(64, 64)
+    assert np.abs(pixels_of(figures.photo_uri(ramp))[..., 0].astype(int) - ramp).max() < 8
+
+
+def test_only_objects_at_fault_have_a_colour_in_truth_and_prediction():
+    truth = np.kron(np.array([[1, 0, 2, 0, 3, 0, 4]]), np.ones((20, 20), int))
+    instances = np.kron(np.array([[5, 0, 6, 0, 0, 9, 7]]), np.ones((20, 20), int))
+    kinds = {"split": [1], "merged": [7], "missed": [3], "invented": [9]}
+    faults = Faults(**{kind: np.array(ids, np.uint64) for kind, ids in kinds.items()})
+    colours = [
+        {
+            n: np.unique(side[4:16, 20 * n + 4 : 20 * n + 16].reshape(-1, 3), axis=0)
+            for n in range(7)
+        }
+        for side in figures.colour_faults(truth, instances, faults)
+    ]
+    for place, kind, sides in ((0, "split", "tp"), (4, "missed", "t"), (5, "invented", "p")):
+        for side, found in zip("tp", colours, strict=True):
+            assert (found[place] == figures.FAULT_COLOURS[kind]).all(axis=1).any() == (
+                side in sides
+            )
+    assert [len(found[6]) for found in colours] == [1, 1]
+    assert all((found[6] == figures.FAULT_COLOURS["merged"]).all() for found in colours)
+    assert [len(colours[0][4]), len(colours[1][5])] == [2, 2]  # hatched
+    assert all(len(set(found[2][0])) > 1 and found[2].std() < 10 for found in colours)  # grey
 
 
 def decode(uri):
@@ -176,3 +203,13 @@ def test_names_are_escaped_in_drawings():
 
 def test_strip_without_any_defined_value_is_drawn():
     assert "<svg" in decode(draw_strips([Strip("none", [np.nan], np.nan)], "SEG"))
+
+
+def test_a_drawing_is_its_address_and_knows_its_files():
+    drawn = draw_curves([Chart("Loss & more", "step", [Curve("a", [1, 2], [3, 4])])], "learning")
+    assert drawn[0].name == "learning-loss-more"
+    assert decode(drawn[0]) == drawn[0].svg.decode()
+    assert Image.open(io.BytesIO(drawn[0].png)).size[0] > 1000
+    assert list(find_drawings({"a": [{"b": drawn}, "text"], "c": (drawn[0],)})) == [drawn[0]] * 2
+    again = draw_curves([Chart("Loss & more", "step", [Curve("a", [1, 2], [3, 4])])], "learning")
+    assert again[0].png == drawn[0].png

@@ -34,7 +34,8 @@ from gigaseg.forecast import (
     training_memory,
 )
 from gigaseg.geometry import blocks
-from gigaseg.ledger import Construction, write_manifest
+from gigaseg.ledger import Construction
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.outlook import (
     CAUTION,
     Machine,
@@ -527,7 +528,7 @@ def test_the_forecast_lists_large_samples_alone_and_small_ones_together(told, tm
 
 @pytest.mark.usefixtures("machine")
 def test_a_run_that_fits_is_told_in_a_line(told):
-    text = stage.before_run(told, local=True)
+    text, _ = stage.before_run(told, local=True)
     assert text.startswith("Forecast: ")
     assert "\n" not in text
 
@@ -535,7 +536,25 @@ def test_a_run_that_fits_is_told_in_a_line(told):
 @pytest.mark.usefixtures("machine")
 def test_a_run_with_nothing_known_to_do_is_silent(told):
     told["todo"] = ["something/else"]
-    assert stage.before_run(told, local=True) == ""
+    assert stage.before_run(told, local=True)[0] == ""
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_newest_forecast_of_each_job_is_kept(told):
+    results = Path(told["config"]["results"])
+    path = results / "benchmarks" / "forecast.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"jobs": {"split/gone.json": {"disk": 1, "memory": 2, "seconds": 3}}}')
+    _, outlook = stage.before_run(told, local=True)
+    stage.keep(outlook, results)
+    kept = read_manifest(path)["jobs"]
+    assert kept.pop("split/gone.json") == {"disk": 1, "memory": 2, "seconds": 3}
+    assert {name.split("/")[0] for name in kept} >= {"convert", "train", "predict"}
+    for stage_name, need in outlook.stages.items():
+        mine = [job for name, job in kept.items() if name.startswith(f"{stage_name}/")]
+        assert sum(job["disk"] for job in mine) == pytest.approx(need.disk)
+        assert max(job["memory"] for job in mine) == need.memory
+        assert all(job["seconds"] is None for job in mine)  # nothing is known of time yet
 
 
 def test_a_run_that_cannot_fit_is_refused(told, machine):
@@ -552,13 +571,13 @@ def test_stores_that_are_there_already_are_counted_when_the_disk_is_short(told, 
     store = Path(told["config"]["results"]) / "convert/d/a.tif.ome.zarr/0"
     store.mkdir(parents=True)
     (store / "c").write_bytes(bytes(10**8))
-    assert "may run out" not in stage.before_run(told, local=True)
+    assert "may run out" not in stage.before_run(told, local=True)[0]
 
 
 @pytest.mark.usefixtures("machine")
 def test_no_tile_for_a_network_is_told_and_left_to_the_stage(told):
     told["config"]["experiments"]["e"]["prediction"]["memory_gb"] = 1e-6
-    text = stage.before_run(told, local=True)
+    text, _ = stage.before_run(told, local=True)
     assert "no forecast: predict: the smallest tile" in text
 
 

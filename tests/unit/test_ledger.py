@@ -20,10 +20,8 @@ from gigaseg.ledger import (
     digest,
     file_identity,
     fingerprint,
-    read_manifest,
-    write_atomically,
-    write_manifest,
 )
+from gigaseg.manifests import read_manifest, write_atomically, write_manifest
 from gigaseg.stages import read_entries, run_lot
 
 

@@ -11,7 +11,8 @@ from gigaseg.digests import volume_digest
 from gigaseg.geometry import Window, read_mirrored
 from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
-from gigaseg.ledger import read_attempts, read_manifest, write_manifest
+from gigaseg.ledger import read_attempts
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.runtime import Runtime, hardware_name
 from gigaseg.stages import predict, predict_open, predict_part, read_entries
 from gigaseg.tiling import TileGrid, tile_memory_gb

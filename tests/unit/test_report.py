@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from gigaseg.calibration import CalibrationCounts
 from gigaseg.comparison import format_score, main_metric
 from gigaseg.fingerprints import digest as text_digest
 from gigaseg.glossary import METRICS
-from gigaseg.ledger import canonical_json, read_manifest, write_manifest
+from gigaseg.ledger import canonical_json
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.matching import CtcCounts, MatchCounts, PixelCounts
+from gigaseg.outlook import amount
 from gigaseg.pyramids import write_pyramid
 from gigaseg.rand import RandCounts
 from gigaseg.schema import read_schema
-from gigaseg.scores import BEST, FAMILIES, Mean, score
+from gigaseg.scores import BEST, FAMILIES, Mean, encode, score
 from gigaseg.scoretable import frame, records
 from gigaseg.stages import report
 from gigaseg.stages.tabulate import aggregate
@@ -244,6 +247,42 @@ def _score_rows(*arguments, **more):
     return aggregate(sample_rows(*arguments, **more))
 
 
+def calibration_rows(experiment, samples, dataset="plates", split="test"):
+    """Return pooled counts of a network that is a little too sure."""
+    voxels = [1000 + 40 * abs(v - 128) for v in range(256)]
+    inside = [int(n * min(max((v / 255 - 0.5) * 0.8 + 0.5, 0), 1)) for v, n in enumerate(voxels)]
+    counts = CalibrationCounts(tuple(inside), tuple(voxels))
+    row = {"sample": "", "aggregation": "pooled", "metric": "calibration_error", "at": np.nan}
+    row |= {"value": counts.error, "n": len(samples), "family": "calibration"}
+    row |= {"counts": encode(counts), "experiment": experiment, "fold": 0}
+    return pd.DataFrame([row | {"dataset": dataset, "split": split}])
+
+
+def write_sizes(root, experiment, samples, lot="plates-0000"):
+    """Write sizes as evaluate does: the prediction has more small objects."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for sample in samples:
+        for side, shift in (("truth", 0), ("predicted", -0.4)):
+            sizes = np.exp(rng.normal(5.5 + shift, 0.5, 60)).astype(int) + 1
+            for measure, values in (("voxels", sizes), ("fill", rng.integers(600, 900, 60))):
+                for value, count in zip(*np.unique(values, return_counts=True), strict=True):
+                    rows.append((sample, side, measure, int(value), int(count)))
+    columns = ["sample", "side", "measure", "value", "objects"]
+    path = root / "evaluate" / experiment / "fold-0" / f"{lot}.sizes.parquet"
+    pd.DataFrame(rows, columns=columns).to_parquet(path, index=False)
+
+
+def write_forecast(root):
+    jobs = {
+        "convert/plates-0000.json": {"disk": 4e6, "memory": 5.4e8, "seconds": None},
+        "predict/nuclei/fold-0/plates-0000.json": {"disk": 2e6, "memory": 9e8, "seconds": 31.0},
+        "audit/nuclei/fold-0/plates-0000.json": {"disk": 0, "memory": 9e8, "seconds": 3.0},
+        "split/bygone/fold-0/plates-0000.json": {"disk": 2e6, "memory": 9e8, "seconds": 31.0},
+    }
+    write_manifest(root / "benchmarks" / "forecast.json", {"jobs": jobs})
+
+
 def write_scores(root, *tables):
     (root / "evaluate").mkdir(parents=True, exist_ok=True)
     pd.concat(tables, ignore_index=True).to_parquet(root / "evaluate" / "scores.parquet")
@@ -251,8 +290,11 @@ def write_scores(root, *tables):
 
 def write_benchmarks(root):
     head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
-    for stage, seconds in (("convert", 3.5), ("train", 312.25), ("predict", 40)):
-        path = root / "benchmarks" / stage / "nuclei" / "fold-0.tsv"
+    lot = "nuclei/fold-0/plates-0000"
+    jobs = {"convert/plates-0000": 3.5, "train/nuclei/fold-0": 312.25}
+    jobs |= {f"predict/{lot}": 40, f"audit_seams/{lot}": 4}
+    for job, seconds in jobs.items():
+        path = root / "benchmarks" / f"{job}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{head}{seconds}\t0:00:03\t512.5\t-\t-\t-\t0\t0\t98\tNA\n")
 
@@ -274,8 +316,12 @@ def write_results(root, *, samples=3, size=96, experiments=("nuclei",), unscored
         write_lots(root, experiment, entries)
         write_model(root, experiment, seed=number)
     names = [f"plate_{i:02d}" for i in range(samples)]
-    write_scores(root, *(score_rows(e, names, seed=i) for i, e in enumerate(experiments)))
+    for experiment in experiments:
+        write_sizes(root, experiment, names)
+    tables = [score_rows(e, names, seed=i) for i, e in enumerate(experiments)]
+    write_scores(root, *tables, *(calibration_rows(e, names) for e in experiments))
     write_benchmarks(root)
+    write_forecast(root)
     return root
 
 
@@ -495,9 +541,143 @@ def test_manifest_is_canonical_and_without_times(whole):
     text = (root / "report" / "report.json").read_text()
     assert text == canonical_json(manifest, indent=1) + "\n"
     assert set(manifest) == {
-        "stage", "samples", "report", "fingerprint", "experiments", "failures", "notes",
+        "stage", "samples", "report", "fingerprint", "experiments", "failures", "figures", "notes",
         "settings", "code",
     }  # fmt: skip
+
+
+# ----------------------------------------------------------------------- strips, charts, settings
+
+
+def strips(page):
+    """Return the names of the samples that are shown small, by experiment and data set."""
+    groups = re.findall(r'<details class="strips">(.*?)</details>', page.html, re.DOTALL)
+    return [re.findall(r"<h5>(\S+) ", group) for group in groups]
+
+
+def test_shows_every_sample_small_the_worst_first(whole):
+    root, page, _ = whole
+    scores = pd.read_parquet(root / "evaluate" / "scores.parquet")
+    for experiment, names in zip(("nuclei", "wide"), strips(page), strict=True):
+        mine = scores[(scores["metric"] == "seg") & (scores["experiment"] == experiment)]
+        order = mine[mine["aggregation"] == "sample"].sort_values("value")["sample"].tolist()
+        assert names == [*order, "unknown_3"]
+    assert "left out" not in page.text
+
+
+def test_samples_beyond_the_limit_are_left_out_and_counted(tmp_path):
+    root = write_results(tmp_path, samples=3, failed=False)
+    page, _ = make(root, SETTINGS | {"strips_per_experiment": 2})
+    assert len(strips(page)[0]) == 2
+    assert "2 more samples are left out to keep this page small" in page.text
+
+
+def test_strips_beyond_their_share_of_the_page_are_left_out(tmp_path, monkeypatch):
+    root = write_results(tmp_path, samples=3, failed=False)
+    whole_size = len(make(root)[0].html)
+    monkeypatch.setattr(report, "STRIPS", 12_000)
+    page, _ = make(root)
+    left_out = 4 - len(strips(page)[0])
+    assert 0 < left_out < 4
+    assert f"{left_out} more samples are left out" in page.text
+    assert len(page.html) < whole_size
+    shown = re.findall(r'<details class="strips">(.*?)</details>', page.html, re.DOTALL)[0]
+    assert sum(map(len, re.findall(r'src="(.*?)"', shown))) <= 12_000
+
+
+def test_charts_lie_beside_the_page(whole):
+    root, page, manifest = whole
+    folder = root / "report" / "figures"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(manifest["figures"])
+    svgs = [a for a in page.addresses if a.startswith("data:image/svg+xml")]
+    names = [name for name in manifest["figures"] if name.endswith(".svg")]
+    assert len(svgs) == len(names) > 5
+    drawn = {(folder / name).read_bytes() for name in names}
+    assert drawn == {base64.b64decode(svg.partition(",")[2]) for svg in svgs}
+    for name in ("learning-loss", "sizes-wide-plates", "calibration-nuclei-plates"):
+        assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_charts_of_earlier_pages_are_removed(tmp_path):
+    write_model(tmp_path, "nuclei")
+    make(tmp_path)
+    old = tmp_path / "report" / "figures" / "learning-bygone.svg"
+    old.write_text("<svg/>")
+    _, manifest = make(tmp_path)
+    assert not old.exists()
+    assert "learning-loss.svg" in manifest["figures"]
+
+
+def test_says_how_large_objects_are_in_truth_and_prediction(whole):
+    root, page, _ = whole
+    table = pd.read_parquet(root / "evaluate/nuclei/fold-0/plates-0000.sizes.parquet")
+    text = section(page, "spreads")
+    for side, name in (("truth", "truth"), ("predicted", "prediction")):
+        mine = table[(table["side"] == side) & (table["measure"] == "voxels")]
+        values = np.sort(np.repeat(mine["value"], mine["objects"]))
+        middle = values[(len(values) - 1) // 2] / 4  # of 0.5 x 0.5 µm
+        assert f"{name}: 180 objects, median area {middle:.3g} µm²" in text
+
+
+def test_charts_write_no_formulas(whole):
+    root, _, manifest = whole
+    svgs = [name for name in manifest["figures"] if name.endswith(".svg")]
+    assert not [n for n in svgs if "$" in (root / "report" / "figures" / n).read_text()]
+
+
+def test_says_how_well_probabilities_are_calibrated(whole):
+    root, page, _ = whole
+    scores = pd.read_parquet(root / "evaluate" / "scores.parquet")
+    [error] = scores.loc[scores["metric"] == "calibration_error", "value"].unique()
+    text = section(page, "spreads")
+    assert text.count(f"expected calibration error {error:.3f}") == 2
+
+
+def test_tables_without_sizes_and_counts_show_no_empty_section(tmp_path):
+    root = write_results(tmp_path, samples=1, failed=False)
+    (root / "evaluate/nuclei/fold-0/plates-0000.sizes.parquet").unlink()
+    write_scores(root, score_rows("nuclei", ["plate_00"]))
+    page, _ = make(root)
+    assert 'id="spreads"' not in page.html
+    assert 'href="#spreads"' not in page.html
+
+
+def test_shows_forecast_beside_actual(whole):
+    root, page, _ = whole
+    text = section(page, "run")
+    files = (root / "predict/nuclei").rglob("*.ome.zarr/**/*")
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    assert f"predict 1 31.0 s 40.0 s 858 MB 512 MB 2.0 MB {amount(size)}" in text
+    assert "convert 1 – – 515 MB 512 MB 4.0 MB" in text
+    assert "audit_seams 1 3.0 s 4.0 s 858 MB 512 MB – –" in text
+    assert "split" not in text.split("Forecast and actual")[1]  # of another run
+
+
+def test_says_that_no_forecast_was_kept(tmp_path):
+    page, _ = make(tmp_path)
+    assert "No forecast was kept of this run" in page.text
+
+
+def test_shows_first_what_differs_from_the_defaults(tmp_path):
+    changed = [{"setting": "network.depth", "value": 3, "default": 4}]
+    page, _ = make(tmp_path, SETTINGS | {"changes": changed})
+    text = section(page, "settings")
+    assert "network.depth 3 4" in text
+    assert text.index("network.depth") < text.index("All settings")
+    assert "Every setting has its default" in section(
+        make(tmp_path, SETTINGS | {"changes": []})[0], "settings"
+    )
+
+
+def test_objects_in_space_are_shown_by_sections(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.stack([draw_cells((96, 96), 24, seed=0)] * 5)
+    write_sample(tmp_path, "nuclei", "stack", labels, truth=True, seed=int(rng.integers(9)))
+    write_lots(tmp_path, "nuclei", [entry("stack")])
+    config = {"datasets": {"plates": {"objects": "volume"}}}
+    page, _ = make(tmp_path, {"title": "t", "config": config})
+    assert "sections through the place where" in page.text
+    assert "planes 0 to 4" in page.text
 
 
 # ------------------------------------------------------------------------------- unfinished results

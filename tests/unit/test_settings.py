@@ -6,7 +6,7 @@ import yaml
 from gigaseg import settings
 from gigaseg.intensity import QUANTILES
 from gigaseg.schema import Problem, follow, read_schema
-from gigaseg.settings import SettingsError, resolve
+from gigaseg.settings import SettingsError, changes, complete, resolve
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {
@@ -282,3 +282,24 @@ def test_an_experiment_alone_may_tune():
     assert found == []
     assert resolved["instances"]["tune"] is None
     assert resolved["experiments"]["one"]["instances"]["tune"]["metric"] == "ap"
+
+
+def test_changes_name_what_differs_from_the_defaults_once():
+    given = {
+        "network": {"depth": 3},
+        "datasets": {"cells": {"lot": 2, "labels": "instances"}},
+        "experiments": {"one": {"datasets": ["cells"], "network": {"width": 8}}},
+    }
+    settings, problems = resolve(given, {})
+    assert problems == []
+    found = {one["setting"]: (one["value"], one["default"]) for one in changes(settings)}
+    assert found == {
+        "network.depth": (3, 4),
+        "datasets.cells.lot": (2, 50),
+        "experiments.one.datasets": (["cells"], None),
+        "experiments.one.network.width": (8, 16),
+    }
+
+
+def test_the_defaults_are_no_change():
+    assert changes(complete({})) == []

@@ -9,7 +9,8 @@ import pytest
 from gigaseg.cuts import Cut
 from gigaseg.digests import volume_digest
 from gigaseg.instances import Evidence, Splitting, segment
-from gigaseg.ledger import BlockLedger, read_manifest, write_manifest
+from gigaseg.ledger import BlockLedger
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.stages import split
 from gigaseg.volumes import commit_image, create_array, open_volume
 

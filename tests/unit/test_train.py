@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from gigaseg import lessons
 from gigaseg.intensity import QUANTILES, Bins, summary
-from gigaseg.ledger import digest, write_manifest
+from gigaseg.ledger import digest
 from gigaseg.lessons import Source
+from gigaseg.manifests import write_manifest
 from gigaseg.sampling import Sample
 from gigaseg.stages import train
 from gigaseg.volumes import commit_arrays, commit_image, create_array

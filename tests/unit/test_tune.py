@@ -11,7 +11,7 @@ from gigaseg.cuts import Cut
 from gigaseg.fingerprints import canonical_json
 from gigaseg.instances import Evidence, Splitting, segment
 from gigaseg.labels import components, contingency
-from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.scores import add, score, tally_instances
 from gigaseg.stages import split, tune
 from gigaseg.volumes import commit_image, commit_labels, create_array, open_volume

@@ -1,5 +1,5 @@
 import pytest
-from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.stages import verdict
 
 

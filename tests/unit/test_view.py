@@ -11,7 +11,8 @@ import pytest
 from gigaseg import layers, viewer
 from gigaseg.addresses import Addresses
 from gigaseg.intensity import measure
-from gigaseg.ledger import read_attempts, read_manifest, write_manifest
+from gigaseg.ledger import read_attempts
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.pyramids import write_pyramid
 from gigaseg.stages import view
 from gigaseg.summaries import read_results

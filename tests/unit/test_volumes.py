@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import zarr
 from gigaseg import disk, volumes
+from gigaseg.blockwise import map_blocks
 from gigaseg.geometry import blocks
+from gigaseg.ledger import BlockLedger
 from gigaseg.pyramids import create_pyramid, write_pyramid
-from gigaseg.shards import join_shards, write_shards
+from gigaseg.shards import join_shards, shard_path, write_shards
 from ome_zarr_models.v05.image import Image
 from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels
@@ -289,6 +291,34 @@ def test_shards_are_written_as_zarr_writes_them(tmp_path, rng, dtype):
     assert names[0] == names[1]
     if dtype[0] == "f":
         assert np.signbit(ours[:]).sum() == np.signbit(data).sum()
+
+
+def test_no_flipped_bit_of_a_block_goes_unnoticed(tmp_path, rng):
+    """Not even one of a checksum at the volume's edge, where the fast codecs do not look."""
+    data = rng.integers(0, 9, (1, 40, 40)).astype("u1")
+    pyramid = create_pyramid(tmp_path, "", data.shape, "u1", storage=STORAGE)
+    for block in blocks(data.shape, pyramid.shards):
+        pyramid[block.slices] = data[block.slices]
+    ledger = BlockLedger(tmp_path / "ledger", "0")
+    done = []
+
+    def copy(values, inner):
+        done.append(inner)
+        return values
+
+    def resume():
+        done.clear()
+        map_blocks(copy, [data], [pyramid], block=(1, 32, 32), ledger=ledger)
+        return len(done)
+
+    assert resume() == 4
+    assert resume() == 0
+    path = shard_path(pyramid.blocks, (0, 1, 1))
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        assert resume() == 1
+        assert path.read_bytes() == whole
 
 
 def test_parts_of_shards_are_not_written(tmp_path):

@@ -2,7 +2,7 @@ import logging
 
 import numpy as np
 import pytest
-from gigaseg.ledger import read_manifest, write_manifest
+from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.stages import weigh
 from gigaseg.volumes import commit_image, commit_labels, create_array, open_arrays
 from gigaseg.weights import encode_target, separation

@@ -39,6 +39,14 @@ def test_every_job_left_a_log_and_a_benchmark(finished):
     assert len([*finished.folder.glob("results/benchmarks/**/*.tsv")]) == 19
 
 
+def test_the_report_compares_the_forecast_of_every_stage(finished):
+    page = (finished.folder / "results" / "report" / "report.html").read_text()
+    table = page.split("<h3>Forecast and actual</h3>")[1].split("</table>")[0]
+    stages = re.findall(r"<tr><td>(\w+)</td>", table)
+    assert stages == ["convert", "weigh", "train", "predict", "split", "evaluate", "audit_seams"]
+    assert "network.depth" in page.split("<h3>All settings</h3>")[0].split("<h2>Settings</h2>")[1]
+
+
 def test_a_bad_sample_is_recorded_and_the_others_are_finished(run):
     path = run.folder / "data" / "image" / "c.tif"
     path.write_bytes(path.read_bytes()[:2000])
@@ -120,7 +128,7 @@ def test_snakemakes_own_report_holds_ours_and_the_scores(run):
         names = [Path(name).name for name in archive.namelist()]
         page = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".html"))
     tables = {"scores.csv", "experiments.csv", "differences.csv"}
-    assert {"report.html", *tables} <= set(names)
+    assert {"report.html", "learning-loss.svg", *tables} <= set(names)
     assert b"The results of the experiments tiny follow" in page
 
 

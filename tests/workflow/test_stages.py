@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import zarr
 from gigaseg import plan
-from gigaseg.ledger import read_manifest
+from gigaseg.manifests import read_manifest
 from gigaseg.stages import (
     audit_seams,
     convert,

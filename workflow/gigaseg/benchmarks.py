@@ -45,6 +45,16 @@ def read_benchmarks(root: Path, manifests: Collection[str] | None = None) -> lis
     return [_sum_benchmarks(stage, jobs[stage]) for stage in stages]
 
 
+def read_job(path: Path) -> dict[str, float | None]:
+    """Read what one job took: ``seconds`` and ``memory`` in bytes; None where not measured."""
+    found = _sum_benchmarks("", [path] if path.is_file() else [])
+    peak, seconds = found["memory_mb"] * 2**20, found["longest"]
+    return {
+        "seconds": seconds if math.isfinite(seconds) else None,
+        "memory": peak if math.isfinite(peak) else None,
+    }
+
+
 def _sum_benchmarks(stage: str, paths: Iterable[Path]) -> dict[str, Any]:
     rows = []
     for path in paths:

@@ -14,7 +14,7 @@ import numpy as np
 from .cluster import run_on_cluster
 from .disk import reading, writing
 from .geometry import Window, blocks, read_mirrored
-from .ledger import clear_block
+from .ledger import check_block, clear_block
 
 Edge = Literal["mirror", "clip"]
 
@@ -117,7 +117,15 @@ def map_blocks(
     for target in targets:
         _check_shards(target, shape, block)
     task = _Task(
-        _clearing(targets), function, sources, targets, tuple(halo), edge, tuple(align), located
+        _dispatched(clear_block, targets),
+        _dispatched(check_block, targets),
+        function,
+        sources,
+        targets,
+        tuple(halo),
+        edge,
+        tuple(align),
+        located,
     )
     chosen = [w for w in blocks(shape, block) if select is None or select(w)]
     if scheduler is None:
@@ -173,6 +181,7 @@ class _Task:
 
     # First, so that the modules behind the targets are loaded before the targets are unpickled.
     clearing: Sequence[Callable[..., None]]
+    checking: Sequence[Callable[..., None]]
     function: Callable[..., Any]
     sources: Sequence[Any]
     targets: Sequence[Any]
@@ -229,8 +238,9 @@ class _Task:
     def _holds(self, window: Window, recorded: str) -> bool:
         """Whether the targets hold a block as it was recorded."""
         checksum = _start(window)
-        for target in self.targets:
+        for check, target in zip(self.checking, self.targets, strict=True):
             try:
+                check(target, window.slices)
                 values = np.asarray(target[(..., *window.slices)])
             except (ValueError, RuntimeError, OSError):
                 return False  # a torn shard does not decode: the block is done again
@@ -238,9 +248,9 @@ class _Task:
         return f"{checksum:08x}" == recorded
 
 
-def _clearing(targets: Sequence[Any]) -> list[Callable[..., None]]:
-    """Return what `clear_block` does for each target, by itself: another process can find it."""
-    return [clear_block.dispatch(type(target)) for target in targets]
+def _dispatched(generic: Any, targets: Sequence[Any]) -> list[Callable[..., None]]:
+    """Return what a generic function does for each target: another process can find it."""
+    return [generic.dispatch(type(target)) for target in targets]
 
 
 def _start(window: Window) -> int:

@@ -1,8 +1,13 @@
-"""Charts for the report: scores and learning curves as drawings, the same values the same bytes."""
+"""Charts for the report: scores and learning curves as drawings, the same values the same bytes.
+
+A drawing is the ``data:`` address that the page shows, and knows the bytes of the files that are
+written beside the page.
+"""
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +23,7 @@ from .comparison import Key, select
 from .glossary import CURVES, OBJECTS, describe
 from .summaries import Model
 
-_LINE_COLOURS = ("#0b6e75", "#d55e00", "#7b5ea7", "#b8860b", "#3b7dd8", "#c2528b", "#4d4d4d")
+LINE_COLOURS = ("#0b6e75", "#d55e00", "#7b5ea7", "#b8860b", "#3b7dd8", "#c2528b", "#4d4d4d")
 _LINE_STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
 _STYLE: Any = {
@@ -42,6 +47,57 @@ _STYLE: Any = {
     "svg.hashsalt": "gigaseg",
     "text.parse_math": False,
 }
+
+
+PNG_DPI = 200
+
+
+class Drawing(str):
+    """A chart: the ``data:`` address of its SVG, with the bytes of its files.
+
+    Attributes
+    ----------
+    name : str
+        Of its files, without suffix: small letters, digits and dashes.
+    svg, png : bytes
+    """
+
+    name: str
+    svg: bytes
+    png: bytes
+
+    def __new__(cls, name: str, svg: bytes, png: bytes) -> "Drawing":
+        """Make the address from the bytes of the SVG."""
+        self = super().__new__(cls, _address(svg))
+        self.name, self.svg, self.png = file_name(name), svg, png
+        return self
+
+
+def _address(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
+
+
+def file_name(text: str) -> str:
+    """Make a file's name of any text.
+
+    Examples
+    --------
+    >>> file_name("V-Rand of nuclei (test)")
+    'v-rand-of-nuclei-test'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:100] or "chart"
+
+
+def find_drawings(shown: Any) -> Iterator[Drawing]:
+    """Yield the drawings in nested mappings and sequences, in their order."""
+    if isinstance(shown, Drawing):
+        yield shown
+    elif isinstance(shown, Mapping):
+        for item in shown.values():
+            yield from find_drawings(item)
+    elif isinstance(shown, list | tuple):
+        for item in shown:
+            yield from find_drawings(item)
 
 
 @dataclass(frozen=True)
@@ -73,16 +129,15 @@ class Chart:
     curves: Sequence[Curve] = field(default_factory=tuple)
 
 
-def draw_curves(charts: Sequence[Chart]) -> list[str]:
-    """Draw each chart as an SVG ``data:`` address, one colour per label in all of them."""
+def draw_curves(charts: Sequence[Chart], name: str = "") -> list[Drawing]:
+    """Draw each chart, one colour per label in all of them; `name` begins those of the files."""
     labels = list(dict.fromkeys(curve.label for chart in charts for curve in chart.curves))
-    with _styled():
-        drawn = []
-        for chart in charts:
-            figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    drawn = []
+    for chart in charts:
+        with drawing(f"{name} {chart.title}") as (figure, finished):
             _draw_chart(figure.subplots(), chart, labels)
-            drawn.append(_svg_uri(figure))
-        return drawn
+        drawn += finished
+    return drawn
 
 
 def _draw_chart(axes: Axes, chart: Chart, labels: list[str]) -> None:
@@ -92,7 +147,7 @@ def _draw_chart(axes: Axes, chart: Chart, labels: list[str]) -> None:
         axes.plot(
             np.asarray(curve.x, float),
             np.asarray(curve.y, float),
-            color=_LINE_COLOURS[index % len(_LINE_COLOURS)],
+            color=LINE_COLOURS[index % len(LINE_COLOURS)],
             linestyle="-" if curve.faint else _LINE_STYLES[index % len(_LINE_STYLES)],
             linewidth=0.9 if curve.faint else 1.9,
             alpha=0.35 if curve.faint else 1.0,
@@ -117,35 +172,45 @@ class Strip:
     summary: float = float("nan")
 
 
-def draw_strips(strips: Sequence[Strip], x_label: str) -> str:
-    """Draw one row of dots per group as an SVG ``data:`` address; a bar marks the summary."""
-    with _styled():
-        figure = Figure(figsize=(9.0, 0.9 + 0.42 * len(strips)), layout="constrained")
+def draw_strips(strips: Sequence[Strip], x_label: str, name: str = "strips") -> Drawing:
+    """Draw one row of dots per group; a bar marks the summary."""
+    with drawing(name, (9.0, 0.9 + 0.42 * len(strips))) as (figure, finished):
         axes = figure.subplots()
         for row, strip in enumerate(strips):
             values = np.sort(np.asarray(strip.values, float))
             values = values[np.isfinite(values)]
             # Dots of equal value would hide each other: a fixed zigzag spreads them.
             lift = 0.13 * ((np.arange(values.size) % 3) - 1)
-            axes.scatter(values, row + lift, s=24, color=_LINE_COLOURS[0], alpha=0.5, linewidths=0)
+            axes.scatter(values, row + lift, s=24, color=LINE_COLOURS[0], alpha=0.5, linewidths=0)
             axes.plot([strip.summary] * 2, [row - 0.32, row + 0.32], color="#1d2529", linewidth=2)
         axes.set(xlabel=x_label, ylim=(len(strips) - 0.4, -0.6))
         axes.set_yticks(range(len(strips)), [strip.label for strip in strips])
         axes.grid(visible=False, axis="y")
-        return _svg_uri(figure)
+    return finished[0]
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def drawing(
+    name: str, size: tuple[float, float] = (5.6, 3.3)
+) -> Iterator[tuple[Figure, list[Drawing]]]:
+    """Give a figure to draw on; at the end its drawing is in the list.
+
+    Parameters
+    ----------
+    name : str
+        Of the files, in any characters.
+    size : (float, float)
+        Width and height in inches of 72 px.
+    """
+    finished: list[Drawing] = []
     with mpl.rc_context(_STYLE):
-        yield
-
-
-def _svg_uri(figure: Figure) -> str:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, finished
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        finished.append(Drawing(name, svg.getvalue(), png.getvalue()))
 
 
 def strip_chart(
@@ -168,7 +233,8 @@ def strip_chart(
         return "", ""
     metric = describe(key[0])
     caption = f"{metric.title} of each sample: one dot is one sample, the bar is the pooled score."
-    return draw_strips(strips, _axis_title(key)), caption
+    name = f"{metric.title} per sample {rows['dataset'].iloc[0]} {rows['split'].iloc[0]}"
+    return draw_strips(strips, _axis_title(key), name), caption
 
 
 def _axis_title(key: Key) -> str:
@@ -177,7 +243,7 @@ def _axis_title(key: Key) -> str:
     return f"{metric.title}{'' if at is None else f' @ {at:g}'}{hint}"
 
 
-def threshold_charts(scores: pd.DataFrame) -> list[str]:
+def threshold_charts(scores: pd.DataFrame) -> list[Drawing]:
     """Draw the pooled scores of metrics that have three thresholds or more."""
     pooled = scores[(scores["aggregation"] == "pooled") & scores["at"].notna()]
     charts = []
@@ -191,7 +257,8 @@ def threshold_charts(scores: pd.DataFrame) -> list[str]:
             curves.append(Curve(str(name), means.index.tolist(), means.tolist()))
         axis = "IoU threshold" if describe(metric).group == OBJECTS else "probability threshold"
         charts.append(Chart(describe(metric).title, axis, curves))
-    return draw_curves(charts)
+    place = " ".join(pooled[["dataset", "split"]].iloc[0]) if len(pooled) else ""
+    return draw_curves(charts, f"thresholds {place}")
 
 
 def learning_charts(models: Iterable[Model]) -> list[Chart]:

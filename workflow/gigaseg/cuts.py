@@ -18,7 +18,7 @@ from .faces import pack, unpack
 from .geometry import Window, blocks
 from .instances import Evidence, Splitting, Target
 from .labels import Objects
-from .ledger import write_atomically
+from .manifests import write_atomically
 from .objects import Quanta
 
 Corner = tuple[int, ...]

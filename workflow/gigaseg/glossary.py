@@ -30,6 +30,7 @@ OBJECTS = "Objects found"
 PIXELS = "Pixels covered"
 PARTITION = "Splits and merges"
 MAP = "Probability map, at its best threshold"
+PROBABILITIES = "Probabilities"
 
 #: Every metric the evaluation knows, in the order in which tables list them.
 METRICS: dict[str, Metric] = {
@@ -127,6 +128,14 @@ METRICS: dict[str, Metric] = {
     ),
     "splits_and_mergers": Metric(
         "splits and mergers", MAP, "lower", "The part of the warping error that splits or merges."
+    ),
+    "calibration_error": Metric(
+        "calibration error",
+        PROBABILITIES,
+        "lower",
+        "How far probabilities are from the truth on average: of the pixels that were given 80 %, "
+        "80 % should lie in an object. Mean over all pixels of the distance between both shares, "
+        "each of the 256 stored values counted by itself (expected calibration error).",
     ),
 }
 

@@ -1,6 +1,5 @@
-"""What is done, by whom, and from what: manifests, block ledgers, stores under construction."""
+"""What is done, by whom, and from what: block ledgers, and stores under construction."""
 
-import fcntl
 import json
 import logging
 import os
@@ -12,31 +11,29 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial, singledispatch
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 from weakref import WeakSet
 
 from .disk import blame, writing
 from .fingerprints import canonical_json, digest, file_identity, fingerprint
 from .lease import Lease
 from .lease import check as lease_check
+from .manifests import write_atomically
 
 __all__ = [
     "BlockLedger",
     "Construction",
     "abandon",
     "canonical_json",
+    "check_block",
     "clear_block",
     "digest",
     "file_identity",
     "fingerprint",
     "read_attempts",
-    "read_manifest",
-    "write_atomically",
-    "write_manifest",
 ]
 
 logger = logging.getLogger(__name__)
@@ -45,67 +42,6 @@ _open: WeakSet["Construction"] = WeakSet()  # stores that this process is workin
 
 PATIENCE = 1.0  # seconds to wait for a record in hand before the process ends
 BOOKS = ".gigaseg"  # folder of a store that holds its bookkeeping
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Write a file so that, whenever the process dies, the old or the new content is there.
-
-    Raises
-    ------
-    DiskError
-        If it cannot be written.
-    """
-    # One name, so that the next try overwrites what a killed process left.
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(temporary) as file:
-            try:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink()
-                raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for nobody else to write, empty; a lock ends with the process that has it."""
-    while True:
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever had the lock has moved the file to its place: it must not be touched there.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                yield file
-                return
-
-
-def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a manifest: the declared output of a job, its last act."""
-    write_atomically(path, canonical_json(manifest, indent=1) + "\n")
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read a manifest.
-
-    Raises
-    ------
-    ValueError
-        If the file is not a manifest.
-    """
-    try:
-        manifest = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a manifest ({error}): delete it and run again") from error
-    return manifest
 
 
 @singledispatch
@@ -122,6 +58,14 @@ def clear_block(target: Any, block: tuple[slice, ...]) -> None:
         The array to be written.
     block : tuple of slice
         The block's place along the last axes of `target`: whole shards.
+    """
+
+
+@singledispatch
+def check_block(target: Any, block: tuple[slice, ...]) -> None:
+    """Raise ValueError if a file of a block is damaged, even where its values do not show it.
+
+    Parameters are those of `clear_block`, and so is the way to register kinds of stored arrays.
     """
 
 

@@ -1,7 +1,7 @@
 """A forecast in words: the table, the few lines at the start of a run, what cannot fit."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .benchmarks import duration
 from .forecast import TYPICAL, Need, Size, total
@@ -58,12 +58,15 @@ class Outlook:
         The parts that take most, for messages.
     faults : sequence of str
         Messages of raw files whose header cannot be read.
+    jobs : mapping of path to Need
+        Each job by itself, by its manifest.
     """
 
     groups: Mapping[str, Mapping[str, Need]]
     stages: Mapping[str, Need]
     extremes: Sequence[Part] = ()
     faults: Sequence[str] = ()
+    jobs: Mapping[str, Need] = field(default_factory=dict)
 
     @property
     def total(self) -> Need:

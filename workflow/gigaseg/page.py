@@ -2,27 +2,24 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from . import baseline
 from . import comparison as compare
 from .benchmarks import duration, memory
-from .charts import draw_curves, learning_charts, strip_chart, threshold_charts
-from .choices import describe_choices, remark
-from .comparison import KINDS, describe_key
-from .glossary import METRICS, describe
-from .headlines import Overview, headlines, overview_table, overviews
-from .pairs import pair_table
+from .charts import draw_curves, learning_charts
+from .choices import describe_choices
+from .comparison import describe_key
+from .foresight import compare_forecast
+from .outlook import amount
 from .proof import build_proof
-from .resampling import RESAMPLES
-from .standings import Standings, list_standings
+from .scoreboard import build_scoreboard
+from .spreads import reliability_charts, size_charts
 from .summaries import Model, Results, describe_datasets, list_failures, list_remarks
 
 TEMPLATES = Path(__file__).parents[2] / "resources" / "report"
@@ -64,7 +61,8 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("scores", "Scores"),
         ("baseline", "Earlier run"),
         ("tuning", "Tuning"),
-        ("pictures", "Pictures"),
+        ("pictures", "Where it goes wrong"),
+        ("spreads", "Sizes and probabilities"),
         ("training", "Training"),
         ("proof", "Proof"),
         ("data", "Data"),
@@ -75,6 +73,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     absent = {"failures": not context["failures"], "samples": not context["sample_rows"]}
     absent["baseline"] = context["baseline"] is None
     absent["tuning"] = not context["tuning"]
+    absent["spreads"] = not context["sizes"] and not context["calibrations"]
     return [(name, title) for name, title in sections if not absent.get(name, False)]
 
 
@@ -88,27 +87,23 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         ``title``; ``config``, if there, is shown section by section.
     """
     labels = kinds_of_labels(settings)
-    standings = list_standings(results.scores)
-    experiments = {model.experiment for model in results.models}
-    experiments |= {record.experiment for record in results.records} - {""}
-    config = settings.get("config", {})
     return {
         "title": str(settings.get("title") or "Segmentation report"),
-        "headlines": _headlines(results, headlines(experiments, results.scores, standings, labels)),
-        "resamples": f"{RESAMPLES:,}",
-        **_overviews(overviews(results.scores, standings, config.get("datasets", {}))),
         "notes": results.notes,
         "failures": list_failures(results.records),
         "remarks": list_remarks(results.records)[:MAXIMUM_ROWS],
-        **_scores(results, standings, labels),
-        "baseline": _baseline(results.scores, config, labels),
+        **build_scoreboard(results, settings.get("config", {}), labels),
         "tuning": describe_choices(results.tuned),
+        "sizes": size_charts(results, kinds_of_objects(settings)),
+        "calibrations": reliability_charts(results.scores),
         **_training(results.models),
         "proof": build_proof(results),
         "datasets": _datasets(results),
         **_sample_table(results.scores),
         "benchmarks": [_benchmark(row) for row in results.benchmarks],
+        "foresight": _foresight(results),
         "machine": _machine(results),
+        "changes": None if "changes" not in settings else _changes(settings["changes"]),
         "settings": _settings(settings, results.models),
         **_fingerprints(results),
     }
@@ -126,147 +121,16 @@ def kinds_of_labels(settings: Mapping[str, Any]) -> dict[str, str]:
     return {name: facts.get("labels", "instances") for name, facts in datasets.items()}
 
 
-def _headlines(results: Results, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add what tuning makes of the scores that the sentences are about."""
-    for line in lines:
-        for one in line["scores"]:
-            if said := remark(results.tuned, [line["experiment"]], one["split"]):
-                one["sentence"] += f" {said}"
-    return lines
+def kinds_of_objects(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return whether the objects of each data set lie in planes or in the volume.
 
-
-def _overviews(tables: Sequence[Overview]) -> dict[str, Any]:
-    return {
-        "overviews": [
-            {
-                "dataset": one.dataset,
-                "split": one.split,
-                "heading": "Pooled over samples, mean of folds"
-                if any(cell and cell.folds > 1 for cells in one.rows.values() for cell in cells)
-                else "Pooled over samples",
-                "keys": [describe_key(key) for key in one.keys],
-                "rows": list(one.rows.items()),
-                "quotes": [
-                    {**vars(quote), "cells": [quote.values.get(key) for key in one.keys]}
-                    for quote in one.quotes
-                ],
-            }
-            for one in tables
-        ],
-        "overview_table": overview_table(tables),
-    }
-
-
-def _scores(
-    results: Results, standings: Sequence[Standings], labels: Mapping[str, str]
-) -> dict[str, Any]:
-    scores = results.scores
-    metrics = dict.fromkeys(metric for metric, _ in compare.list_metrics(scores))
-    pairs = [("", one.dataset, one.split, pair) for one in standings for pair in one.pairs]
-    return {
-        "comparisons": [
-            _comparison(scores, one, labels)
-            | {"tuned": remark(results.tuned, one.experiments, one.split)}
-            for one in standings
-        ],
-        "pair_table": pair_table(pairs),
-        "glossary": [METRICS[name] for name in metrics if name in METRICS],
-    }
-
-
-def _comparison(
-    scores: pd.DataFrame, table: Standings, labels: Mapping[str, str]
-) -> dict[str, Any]:
-    mine = scores[(scores["dataset"] == table.dataset) & (scores["split"] == table.split)]
-    kinds = [k for k in KINDS if any(k == kind for _, row in table.rows for _, kind in row)]
-    key = compare.main_metric(
-        mine[mine["aggregation"] == "sample"], labels.get(table.dataset, "instances")
-    )
-    strips, caption = strip_chart(mine, table.experiments, key)
-    return {
-        "dataset": table.dataset,
-        "split": table.split,
-        "experiments": table.experiments,
-        "kinds": [(kind, _heading(kind, table)) for kind in kinds],
-        "groups": [
-            (group, [{"key": describe_key(key), "cells": cells} for key, cells in rows])
-            for group, rows in groupby(table.rows, lambda row: describe(row[0][0]).group)
-        ],
-        "caption": _count_samples(mine, table.experiments),
-        "key": describe_key(key) if key else None,
-        "pairs": [pair for pair in table.pairs if (pair.metric, pair.at) == key],
-        "strips": strips,
-        "strips_caption": caption,
-        "curves": threshold_charts(mine),
-    }
-
-
-def _heading(kind: str, table: Standings) -> str:
-    """Name an aggregation; over folds it is the mean of each fold's."""
-    folds = any(cell.folds > 1 for _, cells in table.rows for cell in cells.values())
-    name = {"pooled": "pooled", "mean": "mean over samples"}[kind]
-    return f"{name}, mean of folds" if folds else name
-
-
-def _baseline(
-    scores: pd.DataFrame, config: Mapping[str, Any], labels: Mapping[str, str]
-) -> dict[str, Any] | None:
-    """Compare with an earlier run, if the settings name one; None if they do not."""
-    folder = config.get("evaluation", {}).get("baseline")
-    if folder is None:
-        return None
-    then = baseline.read_scores(Path(folder))
-    progress = [] if then is None else baseline.compare_runs(scores, then, labels)
-    new, gone = ([], []) if then is None else baseline.unmatched(scores, then)
-    return {
-        "folder": folder,
-        "missing": then is None,
-        "progress": [_progress(one) for one in progress],
-        "new": new,
-        "gone": gone,
-        "pair_table": pair_table(
-            (one.experiment, one.dataset, one.split, pair) for one in progress for pair in one.pairs
-        ),
-        "changes_table": baseline.changes_table(progress),
-    }
-
-
-def _progress(one: baseline.Progress) -> dict[str, Any]:
-    pooled = [pair for pair in one.pairs if pair.aggregation == "pooled"]
-    return {
-        **vars(one),
-        "key": describe_key(one.key) if one.key else None,
-        "rows": [(describe_key((pair.metric, pair.at)), pair) for pair in pooled],
-        "changes": one.changes[: baseline.MOST_CHANGED],
-        "left_out": max(len(one.changes) - baseline.MOST_CHANGED, 0),
-    }
-
-
-def list_tables(context: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """Return what the page says of experiments and runs as tables, by the name of their file.
-
-    Without an earlier run to compare with, its tables have no rows.
+    Examples
+    --------
+    >>> kinds_of_objects({"config": {"datasets": {"em": {"objects": "volume"}}}})
+    {'em': 'volume'}
     """
-    earlier = context["baseline"] or {}
-    return {
-        "experiments": context["overview_table"],
-        "differences": context["pair_table"],
-        "baseline": earlier.get("pair_table", pair_table([])),
-        "changes": earlier.get("changes_table", baseline.changes_table([])),
-    }
-
-
-def _count_samples(scores: pd.DataFrame, experiments: Sequence[str]) -> str:
-    samples = scores[scores["aggregation"] == "sample"]
-    counts = [samples.loc[samples["experiment"] == e, "sample"].nunique() for e in experiments]
-    folds = samples["fold"].nunique()
-    many = f" With {folds} folds, ± is the standard deviation over the folds." if folds > 1 else ""
-    if len(set(counts)) == 1:
-        return f"{_plural(counts[0], 'sample')}.{many}"
-    each = "; ".join(
-        f"{e}: {_plural(n, 'sample')}" for e, n in zip(experiments, counts, strict=True)
-    )
-    return f"{each}.{many}"
+    datasets = settings.get("config", {}).get("datasets", {})
+    return {name: facts.get("objects", "plane") for name, facts in datasets.items()}
 
 
 def _training(models: Sequence[Model]) -> dict[str, Any]:
@@ -274,7 +138,7 @@ def _training(models: Sequence[Model]) -> dict[str, Any]:
     facts = [_model_facts(model) for model in models]
     columns = list(dict.fromkeys(name for own in facts for name in own))
     return {
-        "learning": draw_curves(charts),
+        "learning": draw_curves(charts, "learning"),
         "model_columns": columns,
         "models": [
             {
@@ -349,6 +213,39 @@ def _benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _foresight(results: Results) -> list[dict[str, Any]] | None:
+    """Return forecast and actual of each stage as texts; None if no forecast was kept."""
+    compared = compare_forecast(results)
+    if compared is None:
+        return None
+
+    def texts(pair: tuple[float, float] | None, write: Callable[[float], str]) -> tuple[str, str]:
+        return ("–", "–") if pair is None else (write(pair[0]), write(pair[1]))
+
+    return [
+        {
+            "stage": one.stage,
+            "jobs": one.of if one.jobs in (0, one.of) else f"{one.jobs} of {one.of}",
+            "pairs": [
+                texts(one.seconds, duration),
+                texts(one.memory, lambda size: memory(size / 2**20)),
+                texts(one.disk, amount),
+            ],
+        }
+        for one in compared
+    ]
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    def text(value: Any) -> str:
+        return "–" if value is None else json.dumps(value, ensure_ascii=False)
+
+    return [
+        {"setting": one["setting"], "value": text(one["value"]), "default": text(one["default"])}
+        for one in changes
+    ]
+
+
 def installed_version(name: str) -> str:
     """Return the version of an installed distribution, or a note that it is not installed."""
     try:
@@ -389,7 +286,3 @@ def _fingerprints(results: Results) -> dict[str, Any]:
         "fingerprints": every[:MAXIMUM_FINGERPRINTS],
         "fingerprints_left_out": max(len(every) - MAXIMUM_FINGERPRINTS, 0),
     }
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

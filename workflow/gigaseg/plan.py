@@ -8,37 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from . import grids, samples
+from .briefs import ROW, SECTIONS, UNTOLD, part_instances
 from .ledger import canonical_json
 from .provenance import code
 from .samples import Fold, Sample
-from .settings import SettingsError, resolve
+from .settings import SettingsError, changes, resolve
 
 LOT_STAGES = ("convert", "weigh")  # once per lot
 MODEL_STAGES = ("predict", "split", "evaluate", "audit_seams", "view")  # once per lot and model
 
 FOLDERS = {"audit_seams": "audit"}  # where they are not called like the stage
-
-# Sections of the settings that decide the result of a stage. A job is told these and no others, so
-# that an edit elsewhere leaves it alone. Those in `settings.PER_EXPERIMENT`, and the target, are
-# the experiment's own.
-SECTIONS = {
-    "convert": ("storage",),
-    "weigh": ("storage", "weights"),
-    "train": ("target", "network", "training", "intensity"),
-    "predict": ("prediction", "storage"),
-    "tune": ("instances", "target"),
-    "split": ("instances", "storage", "target"),
-    "evaluate": ("evaluation", "target", "weights"),
-    "audit_seams": ("audit", "prediction", "storage"),
-    "view": ("view",),
-}
-
-# How many jobs share a prediction never changes it, and what to compare with no score: the jobs are
-# not told.
-UNTOLD = {"prediction": {"jobs_per_sample"}, "evaluation": {"baseline"}}
-
-# What a data set says of each of its samples.
-ROW = ("labels", "objects", "channels", "spacing", "ignore_label")
 
 
 def load(config: Mapping[str, Any], given: Mapping[str, Any]) -> "Plan":
@@ -224,7 +203,7 @@ class Plan:
         }
         for section in UNTOLD.keys() & told.keys():
             told[section] = {k: v for k, v in told[section].items() if k not in UNTOLD[section]}
-        told |= _part_instances(stage, told["instances"]) if "instances" in told else {}
+        told |= part_instances(stage, told["instances"]) if "instances" in told else {}
         if model:
             told |= {"experiment": model[0], "fold": int(model[1])}
             told |= self._parts(*model) if stage == "train" else {}
@@ -286,8 +265,10 @@ class Plan:
     def report(self) -> str:
         """Return the settings of the report: those of the whole run, and the results it shows."""
         paths = sorted(map(Path, self.outcomes() + self.manifests("train")))
+        shown = {key: self.settings[key] for key in self.settings if key != "dask"}
         told = {
-            "config": {key: self.settings[key] for key in self.settings if key != "dask"},
+            "config": shown,
+            "changes": changes(shown),
             "manifests": [path.relative_to(self.results).as_posix() for path in paths],
         }
         return canonical_json({**self.settings["report"], **told})
@@ -430,15 +411,6 @@ def _digest(text: str) -> str:
 def _stamp(stage: str, told: str) -> dict[str, str]:
     """Return what a job's manifest says of the settings and the code it was made with."""
     return {"settings": _digest(told), "code": code(stage)}
-
-
-def _part_instances(stage: str, instances: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell tune what to try, and split nothing of that: it reads what was chosen."""
-    grid = grids.grid_of(instances)
-    kept = {k: v for k, v in instances.items() if k != "tune" and k not in grid}
-    if stage != "tune":
-        return {"instances": kept}
-    return {"instances": kept, "tune": {**instances["tune"], "grid": grid}}
 
 
 def _name(row: Sample) -> str:

@@ -19,7 +19,15 @@ import numpy as np
 import zarr
 
 from .geometry import Window, blocks
-from .shards import join_shards, shard_path, shards_of, split_shards, write_shards
+from .ledger import check_block
+from .shards import (
+    check_shards,
+    join_shards,
+    shard_path,
+    shards_of,
+    split_shards,
+    write_shards,
+)
 from .volumes import create_array, shard_extent
 
 Mode = Literal["mean", "nearest"]
@@ -284,8 +292,14 @@ def _sum_type(dtype: np.dtype) -> np.dtype:
     return np.dtype(small.get(f"{dtype.kind}{dtype.itemsize}", "i8"))
 
 
+@check_block.register
+def _check_pyramid(target: Pyramid, block: tuple[slice, ...]) -> None:
+    check_shards(target.blocks, block)
+
+
 def _holds(array: zarr.Array, place: tuple[Any, ...], values: np.ndarray) -> bool:
     try:
+        check_shards(array, place[1:])
         return np.array_equal(array[place], values, equal_nan=values.dtype.kind == "f")
     except (ValueError, RuntimeError, OSError):
         return False  # a torn shard does not decode

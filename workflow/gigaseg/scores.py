@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+from .calibration import CalibrationCounts
 from .labels import Contingency
 from .maps import BoundaryMap
 from .matching import (
@@ -55,7 +56,14 @@ class Mean:
 
 
 Counts = (
-    PixelCounts | RandCounts | InformationCounts | WarpingCounts | MatchCounts | CtcCounts | Mean
+    PixelCounts
+    | RandCounts
+    | InformationCounts
+    | WarpingCounts
+    | MatchCounts
+    | CtcCounts
+    | CalibrationCounts
+    | Mean
 )
 Key = tuple[str, float | None]  # family, and the threshold it was counted at
 Tally = dict[Key, Counts]
@@ -83,6 +91,8 @@ FAMILIES: dict[str, Family] = {
     # of the class map, where the network learns two classes
     "class_interior": Family(PixelCounts, {"dice_interior": "f", "iou_interior": "iou"}),
     "class_boundary": Family(PixelCounts, {"dice_boundary": "f", "iou_boundary": "iou"}),
+    # of the probabilities as such
+    "calibration": Family(CalibrationCounts, {"calibration_error": "error"}),
     # of the probability map, per threshold
     "pixel": Family(PixelCounts, {"pixel_error": "error", "pixel_f": "f"}),
     "v_rand": Family(Mean, {"v_rand": "value"}),

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .ledger import write_atomically
+from .manifests import write_atomically
 from .scores import Score, Tally, decode
 
 COLUMNS = {

@@ -133,6 +133,45 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def changes(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List where complete settings differ from the defaults.
+
+    Parameters
+    ----------
+    settings : mapping
+        From `resolve`. A section of an experiment is compared with the common section.
+
+    Returns
+    -------
+    list of dict
+        ``setting`` (keys joined by points), ``value`` and ``default``; null where there is none.
+
+    Examples
+    --------
+    >>> changes(complete({"network": {"depth": 3}}))
+    [{'setting': 'network.depth', 'value': 3, 'default': 4}]
+    """
+    named: dict[str, Any] = {name: {} for name in settings.get("datasets", {})}
+    defaults = complete({"datasets": named})
+    common = {section: settings[section] for section in PER_EXPERIMENT}
+    bare = complete({"experiments": {name: {} for name in settings.get("experiments", {})}})
+    defaults["experiments"] = {name: {**own, **common} for name, own in bare["experiments"].items()}
+    own, usual = dict(_leaves(settings)), dict(_leaves(defaults))
+    return [
+        {"setting": ".".join(where), "value": value, "default": usual.get(where)}
+        for where, value in own.items()
+        if value != usual.get(where)
+    ]
+
+
+def _leaves(value: Any, where: Path_ = ()) -> Iterator[tuple[Path_, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, (*where, str(key)))
+    else:
+        yield where, value
+
+
 # ------------------------------------------------------------------ what one value says of another
 
 

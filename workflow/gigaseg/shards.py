@@ -111,6 +111,43 @@ def split_shards(whole: zarr.Array, pieces: zarr.Array) -> None:
         shard_path(whole, place).unlink()
 
 
+def check_shards(array: zarr.Array, key: Sequence[slice]) -> None:
+    """Compare the shards of a block with their checksums.
+
+    The fast codecs do not where they read a part of a shard, as they do at a volume's far edges.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Made by `gigaseg.volumes.create_array`.
+    key : sequence of slice
+        The block's place along the last axes of the array: whole shards.
+
+    Raises
+    ------
+    ValueError
+        If a checksum does not agree with what it is of. A missing shard is whole: it is zero.
+    """
+    if array.shards is None:
+        return  # every chunk is a file, which is always read as a whole
+    spans = [range(n) for n in _ratio(array.shape, array.shards)[: array.ndim - len(key)]]
+    spans += [
+        range(s.start // n, -(-s.stop // n))
+        for s, n in zip(key, array.shards[-len(key) :], strict=True)
+    ]
+    for place in product(*spans):
+        path = shard_path(array, place)
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            index = _read_index(path, file, _ratio(array.shards, array.chunks))
+            for offset, length in index[index[..., 0] != MISSING].tolist():
+                file.seek(offset)
+                chunk, check = file.read(length - 4), file.read(4)
+                if _checksum(chunk) != check:
+                    raise ValueError(f"{path}: the chunk at byte {offset} is damaged: delete it")
+
+
 def shards_of(array: zarr.Array) -> tuple[int, ...]:
     """Return the extent of what one file of an array holds."""
     return array.shards or array.chunks

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from .benchmarks import number, read_benchmarks
-from .ledger import BOOKS, read_manifest
+from .ledger import BOOKS
+from .manifests import read_manifest
 from .scoretable import frame
 
 #: Stages that write one manifest per lot, in order; True where they run once per experiment.

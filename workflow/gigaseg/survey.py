@@ -19,7 +19,8 @@ from . import grids
 from .benchmarks import number
 from .forecast import STARTING, Attempt, Size
 from .headers import Header, read_header
-from .ledger import canonical_json, read_attempts, read_manifest
+from .ledger import canonical_json, read_attempts
+from .manifests import read_manifest
 from .tiffs import LARGEST_SEGMENT
 from .volumes import shard_extent
 

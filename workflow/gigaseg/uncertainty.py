@@ -111,19 +111,26 @@ def resample_pooled(tallies: Sequence[Tally], times: FloatArray) -> Resampled:
     resampled: Resampled = {}
     for family, at in dict.fromkeys(key for tally in tallies for key in tally):
         kind = FAMILIES[family].counts
-        columns: list[Sequence[Any]] = []
-        for field in fields(kind):
-            numbers = [getattr(tally.get((family, at), kind()), field.name) for tally in tallies]
-            columns.append(
-                sum_whole(numbers, times)
-                if isinstance(field.default, int)
-                else sum_real(np.array(numbers, np.float64)[:, None], times)[0].tolist()
-            )
+        counts = [tally.get((family, at), kind()) for tally in tallies]
+        columns = [
+            _sum_field([getattr(one, field.name) for one in counts], field.default, times)
+            for field in fields(kind)
+        ]
         pooled = [kind(*row) for row in zip(*columns, strict=True)]
         for metric, name in FAMILIES[family].metrics.items():
-            values = np.array([getattr(counts, name) for counts in pooled], np.float64)
+            values = np.array([getattr(one, name) for one in pooled], np.float64)
             resampled["pooled", metric, at] = values
     return _summarise(resampled)
+
+
+def _sum_field(numbers: Sequence[Any], zero: Any, times: FloatArray) -> Sequence[Any]:
+    """Add up one field of counts over every resample: a number, or several, each by itself."""
+    if isinstance(zero, tuple):
+        sums = [_sum_field(column, zero[0], times) for column in zip(*numbers, strict=True)]
+        return list(zip(*sums, strict=True))
+    if isinstance(zero, int):
+        return sum_whole(numbers, times)
+    return sum_real(np.array(numbers, np.float64)[:, None], times)[0].tolist()
 
 
 def resample_means(tallies: Sequence[Tally], times: FloatArray) -> Resampled:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from .ledger import write_atomically
+from .manifests import write_atomically
 
 RESOURCES = Path(__file__).parents[2] / "resources" / "report"
 VENDORED = "vendor/openseadragon.min.js"

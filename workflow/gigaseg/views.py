@@ -1,7 +1,7 @@
-"""Choose what to show of a sample, and show it: one plane, or a window of a large plane.
+"""Choose what to show of a sample: its worst places, as windows of single planes.
 
-A large plane is never read whole at full resolution: the place is chosen on a level of the pyramid
-that fits the eye, and only its window is read at full resolution.
+A large plane is never read whole at full resolution: places are chosen on a level of the pyramid
+that fits the eye, and only their windows are read at full resolution.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import figures
 from .faults import KINDS, Faults, find_faults
-from .labels import contingency
+from .labels import Contingency, contingency
 from .volumes import Volume, open_volume
 
 #: Planes up to this extent (px) are shown whole; of larger ones, a window of `WINDOW` px.
@@ -22,28 +21,36 @@ WHOLE = 768
 WINDOW = 512
 #: What is read around the window (px), so that objects it cuts are judged by more than the cut.
 MARGIN = 128
-#: Largest extent (px) of the level on which the place is chosen, and of the overview.
+#: Largest extent (px) of the level on which places are chosen: of a plane, of 3-D objects.
 SEARCH = 2048
-OVERVIEW = 384
+SEARCH_VOLUME = 512
 #: Of a stack, at most so many planes, evenly spaced, are searched for the worst.
 PLANES = 16
-
-_CHANNEL_COLOURS = np.array([(0.25, 0.80, 0.78), (1.0, 0.55, 0.15)])
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The volumes of one sample; the truth is None where there is none."""
+    """The volumes of one sample; the truth is None where there is none.
+
+    `objects` is "plane" or "volume": whether every plane is a problem of its own.
+    """
 
     image: Volume
     probabilities: Volume | None
     instances: Volume
     truth: Volume | None
+    objects: str = "plane"
 
     @property
     def ignored(self) -> int | None:
         """Id of the voxels whose truth is not known; None if there is none."""
         return None if self.truth is None else self.truth.attributes.get("ignored")
+
+    def known(self, truth: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return a part of the truth with what is not known as background."""
+        if self.ignored is None:
+            return truth
+        return np.where(truth == self.ignored, truth.dtype.type(0), truth)
 
 
 @dataclass(frozen=True)
@@ -56,38 +63,16 @@ class View:
     height: int
     width: int
 
-
-@dataclass(frozen=True)
-class Pictures:
-    """What the report shows of one sample.
-
-    Parameters
-    ----------
-    view : View
-    shape : tuple of int
-        Extent of the sample along z, y, x in px.
-    faults : dict or None
-        Objects of each kind of error in the view; None without truth.
-    pictures : dict of str to str
-        Title to ``data:`` address; ``errors`` (or ``overlay`` without truth) is the main one,
-        ``overview`` is there if the view is not the whole plane.
-    channels : tuple of str
-        Names of the channels of the probabilities.
-    """
-
-    view: View
-    shape: tuple[int, int, int]
-    faults: dict[str, int] | None
-    pictures: dict[str, str]
-    channels: tuple[str, ...] = ()
-
-    @property
-    def whole(self) -> bool:
-        """The view is the whole plane."""
-        return (self.view.height, self.view.width) == self.shape[1:]
+    def overlaps(self, other: "View") -> bool:
+        """Return whether two windows share a pixel, seen along z."""
+        down = self.top < other.top + other.height and other.top < self.top + self.height
+        across = self.left < other.left + other.width and other.left < self.left + self.width
+        return down and across
 
 
-def open_sample(image: Path, probabilities: Path | None, instances: Path) -> Sample:
+def open_sample(
+    image: Path, probabilities: Path | None, instances: Path, objects: str = "plane"
+) -> Sample:
     """Open the stores of a sample.
 
     Raises
@@ -101,71 +86,52 @@ def open_sample(image: Path, probabilities: Path | None, instances: Path) -> Sam
         probabilities=None if probabilities is None else open_volume(probabilities),
         instances=open_volume(instances),
         truth=open_volume(image, "truth") if has_truth else None,
+        objects=objects,
     )
 
 
-def draw_sample(sample: Sample) -> Pictures:
-    """Draw the worst place of a sample: image, probability, instances, truth and errors."""
-    view = choose_view(sample)
-    image = figures.stretch(_read_window(sample.image, view))
-    pictures = {"image": figures.png_uri(image)}
-    channels: tuple[str, ...] = ()
-    if sample.probabilities is not None:
-        channels = tuple(sample.probabilities.attributes["channels"])
-        shown = colour_probabilities(_read_window(sample.probabilities, view))
-        pictures["probability"] = figures.png_uri(shown)
-    instances = _read_window(sample.instances, view)[0]
-    pictures["instances"] = figures.png_uri(figures.colour_instances(instances))
-    counts = None
-    if sample.truth is None:
-        pictures["overlay"] = figures.png_uri(figures.lay_over(image, instances))
-    else:
-        truth = _read_window(sample.truth, view)[0]
-        if sample.ignored is not None:
-            truth = np.where(truth == sample.ignored, truth.dtype.type(0), truth)
-        faults = _faults_in_view(sample, view)
-        counts = _count_visible(faults, truth, instances)
-        marked = figures.mark_faults(image, truth, instances, faults)
-        pictures["truth"] = figures.png_uri(figures.colour_instances(truth))
-        pictures["errors"] = figures.png_uri(marked)
-    drawn = Pictures(view, sample.instances.shape, counts, pictures, channels)
-    if not drawn.whole:
-        pictures["overview"] = figures.png_uri(_draw_overview(sample.image, view))
-    return drawn
+def choose_views(sample: Sample, count: int, limit: int | None = None) -> list[View]:
+    """Choose the places with most pixels of objects at fault (without truth: most objects).
 
+    Parameters
+    ----------
+    sample : Sample
+    count : int
+        At most so many, which do not overlap: in one plane, or with 3-D objects seen along z.
+    limit : int, optional
+        Extent of the windows in px; by default planes up to `WHOLE` px are taken whole, and of
+        larger ones `WINDOW` px.
 
-def colour_probabilities(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Show probabilities, shape (c, y, x): one channel in grey, interior and boundary in colour.
-
-    Examples
-    --------
-    >>> colour_probabilities(np.full((1, 1, 1), 200, np.uint8))
-    array([[200]], dtype=uint8)
-    """
-    if len(values) == 1:
-        return values[0]
-    mixed = np.tensordot(values[:2].astype(float), _CHANNEL_COLOURS, axes=(0, 0))
-    return np.clip(mixed, 0, 255).astype(np.uint8)
-
-
-def choose_view(sample: Sample) -> View:
-    """Choose the place with most pixels of objects at fault (without truth: most objects).
-
-    Of equally bad places the first in raster order is taken; if there is no fault anywhere, the
-    place with most objects.
+    Returns
+    -------
+    list of View
+        The worst first; of equally bad places the first in raster order. There is always one: if
+        there is no fault anywhere, the place with most objects. The others have a fault.
     """
     depth, height, width = sample.instances.shape
-    level = _level_below(sample.instances, SEARCH)
-    limit = WHOLE if max(height, width) <= WHOLE else WINDOW
+    level = _search_level(sample)
+    limit = limit or (WHOLE if max(height, width) <= WHOLE else WINDOW)
     size = min(height, limit), min(width, limit)
-    best, worst = View(depth // 2, 0, 0, *size), -1
+    faults = _faults_of_volume(sample, level) if sample.objects == "volume" else None
+    found: list[tuple[int, bool, View]] = []
     for plane in _planes(depth):
-        found, top, left = _densest(_interest(sample, level, plane), size, level)
-        if found > worst:
+        interest = _interest(sample, level, plane, faults)
+        for total, top, left in _densest(interest, size, level, count):
             # A pixel of the level is several of the plane: the last window may reach beyond it.
             top, left = min(top, height - size[0]), min(left, width - size[1])
-            best, worst = View(plane, top, left, *size), found
-    return best
+            at_fault = sample.truth is not None and total >= interest.size
+            found.append((total, at_fault, View(plane, top, left, *size)))
+    found.sort(key=lambda one: -one[0])  # stable: the planes that come first win ties
+    return _choose(found, count, sample.objects == "volume")
+
+
+def _choose(found: list[tuple[int, bool, View]], count: int, along_z: bool) -> list[View]:
+    chosen = [found[0][2]]
+    for _, at_fault, view in found[1:]:
+        near = (one for one in chosen if along_z or one.plane == view.plane)
+        if len(chosen) < count and at_fault and not any(view.overlaps(one) for one in near):
+            chosen.append(view)
+    return chosen
 
 
 def _planes(depth: int) -> Iterator[int]:
@@ -174,7 +140,22 @@ def _planes(depth: int) -> Iterator[int]:
     yield from sorted(planes.tolist(), key=lambda z: (abs(2 * z - (depth - 1)), z))
 
 
-def _interest(sample: Sample, level: int, plane: int) -> NDArray[np.int64]:
+def _search_level(sample: Sample) -> int:
+    extent = SEARCH_VOLUME if sample.objects == "volume" else SEARCH
+    return level_below(sample.instances, extent)
+
+
+def _faults_of_volume(sample: Sample, level: int) -> Faults | None:
+    """Find the 3-D objects at fault, on one level of the pyramid, plane by plane."""
+    if sample.truth is None:
+        return None
+    true, found = sample.truth.levels[level], sample.instances.levels[level]
+    planes = ((np.asarray(true[z]), np.asarray(found[z])) for z in range(true.shape[0]))
+    table = Contingency.total(contingency(a, b) for a, b in planes)
+    return find_faults(table, sample.ignored)
+
+
+def _interest(sample: Sample, level: int, plane: int, faults: Faults | None) -> NDArray[np.int64]:
     """Weigh the pixels of one plane of a level: at fault, in an object, or background.
 
     One pixel at fault outweighs all others: objects decide between faultless places only.
@@ -184,37 +165,43 @@ def _interest(sample: Sample, level: int, plane: int) -> NDArray[np.int64]:
     if sample.truth is None:
         return interest
     truth = np.asarray(sample.truth.levels[level][plane])
-    at_fault = _fault_mask(
-        find_faults(contingency(truth, instances), sample.ignored), truth, instances
-    )
-    return interest + at_fault * np.int64(instances.size)
+    faults = faults or find_faults(contingency(truth, instances), sample.ignored)
+    return interest + fault_mask(faults, truth, instances) * np.int64(instances.size)
 
 
-def _fault_mask(
+def fault_mask(
     faults: Faults, truth: NDArray[np.integer], instances: NDArray[np.integer]
 ) -> NDArray[np.bool_]:
+    """Mark the pixels of objects at fault."""
     in_truth = np.isin(truth, np.concatenate([faults.split, faults.missed]))
     return in_truth | np.isin(instances, np.concatenate([faults.merged, faults.invented]))
 
 
 def _densest(
-    interest: NDArray[np.int64], size: tuple[int, int], level: int
-) -> tuple[int, int, int]:
-    """Return the largest sum over a window of this size, and where it lies (px of level 0)."""
+    interest: NDArray[np.int64], size: tuple[int, int], level: int, count: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield the largest sums over windows of this size, and where they lie (px of level 0).
+
+    The windows do not overlap, and the first has the largest sum of all.
+    """
     sums = np.pad(interest.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     h, w = (min(-(-n >> level), m) for n, m in zip(size, interest.shape, strict=True))
     totals = sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w]
-    top, left = np.unravel_index(int(totals.argmax()), totals.shape)
-    return int(totals[top, left]), int(top) << level, int(left) << level
+    for _ in range(count):
+        top, left = map(int, np.unravel_index(int(totals.argmax()), totals.shape))
+        if totals[top, left] < 0:
+            return
+        yield int(totals[top, left]), top << level, left << level
+        totals[max(top - h + 1, 0) : top + h, max(left - w + 1, 0) : left + w] = -1
 
 
-def _level_below(volume: Volume, extent: int) -> int:
+def level_below(volume: Volume, extent: int) -> int:
     """Return the finest level whose planes do not exceed an extent; the coarsest if none."""
     fits = (i for i, array in enumerate(volume.levels) if max(array.shape[-2:]) <= extent)
     return next(fits, len(volume.levels) - 1)
 
 
-def _read_window(volume: Volume, view: View, margin: int = 0) -> NDArray[Any]:
+def read_window(volume: Volume, view: View, margin: int = 0) -> NDArray[Any]:
     """Read the view at full resolution as (c, y, x), clipped at the edges of the plane."""
     top, left = max(view.top - margin, 0), max(view.left - margin, 0)
     bottom, right = view.top + view.height + margin, view.left + view.width + margin
@@ -223,32 +210,30 @@ def _read_window(volume: Volume, view: View, margin: int = 0) -> NDArray[Any]:
     return window.reshape(-1, *window.shape[-2:])
 
 
-def _faults_in_view(sample: Sample, view: View) -> Faults:
+def faults_in_view(sample: Sample, view: View, planes: range | None = None) -> Faults:
+    """Judge the objects in a view, and what lies `MARGIN` px around it.
+
+    Parameters
+    ----------
+    sample : Sample
+        With truth.
+    view : View
+    planes : range, optional
+        Of 3-D objects: the planes they are judged by, read one by one. By default that of the view.
+    """
     assert sample.truth is not None
-    truth = _read_window(sample.truth, view, MARGIN)
-    instances = _read_window(sample.instances, view, MARGIN)
-    return find_faults(contingency(truth, instances), sample.ignored)
+    tables = []
+    for plane in [view.plane] if planes is None else planes:
+        here = View(plane, view.top, view.left, view.height, view.width)
+        pair = (read_window(v, here, MARGIN) for v in (sample.truth, sample.instances))
+        tables.append(contingency(*pair))
+    return find_faults(Contingency.total(tables), sample.ignored)
 
 
-def _count_visible(
+def count_visible(
     faults: Faults, truth: NDArray[np.integer], instances: NDArray[np.integer]
 ) -> dict[str, int]:
+    """Count the objects of each kind of error that are seen in two label arrays."""
     seen = {"truth": np.unique(truth), "instances": np.unique(instances)}
     side = {"split": "truth", "missed": "truth", "merged": "instances", "invented": "instances"}
     return {kind: int(np.isin(getattr(faults, kind), seen[side[kind]]).sum()) for kind in KINDS}
-
-
-def _draw_overview(image: Volume, view: View) -> NDArray[np.uint8]:
-    level = _level_below(image, OVERVIEW)
-    array = image.levels[level]
-    # A pyramid may end above the wanted extent: then take every n-th pixel of its last level.
-    every = -(-max(array.shape[-2:]) // OVERVIEW)
-    plane = np.asarray(array[..., view.plane, :, :])[..., ::every, ::every]
-    scale = every << level
-    return figures.frame(
-        figures.stretch(plane),
-        view.top / scale,
-        view.left / scale,
-        (view.top + view.height) / scale,
-        (view.left + view.width) / scale,
-    )

@@ -25,8 +25,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from . import ome
 from .disk import settle, writing
-from .ledger import clear_block, write_atomically
-from .shards import ZSTD_LEVEL
+from .ledger import check_block, clear_block
+from .manifests import write_atomically
+from .shards import ZSTD_LEVEL, check_shards
 
 __all__ = [
     "Volume",
@@ -216,6 +217,11 @@ def _remove_shards(target: zarr.Array, block: tuple[slice, ...]) -> None:
     folder = Path(store.root) / target.path
     for place in product(*spans):
         (folder / target.metadata.encode_chunk_key((*channels, *place))).unlink(missing_ok=True)
+
+
+@check_block.register
+def _check_shards(target: zarr.Array, block: tuple[slice, ...]) -> None:
+    check_shards(target, block)
 
 
 def commit_image(

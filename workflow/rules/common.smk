@@ -29,18 +29,22 @@ def model(wildcards):
 
 
 def foresee(run):
-    """Print what a run will take; end it before it begins if that cannot be there."""
+    """Print what a run will take; end it before it begins if that cannot be there.
+
+    Returns what remembers the forecast, once the results are this run's own.
+    """
     plan.check_baseline()
     jobs = [job for job in run.dag.needrun_jobs() if job.rule.name != "forecast"]
     if not jobs:
-        return
+        return lambda: None
     try:
-        from gigaseg.stages.forecast import before_run
+        from gigaseg.stages.forecast import before_run, keep
     except ModuleNotFoundError as missing:
         print(f"No forecast: Snakemake's own environment has no {missing.name}.")
         print("`snakemake --sdm conda --cores 1 forecast` makes one in the workflow's.")
-        return
+        return lambda: None
     todo = (str(path) for job in jobs for path in job.output)
-    told = json.loads(plan.forecast(todo))
-    if text := before_run(told, local=run.local_exec):
+    text, outlook = before_run(json.loads(plan.forecast(todo)), local=run.local_exec)
+    if text:
         print(text, flush=True)
+    return lambda: keep(outlook, plan.results)

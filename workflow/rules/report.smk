@@ -41,6 +41,13 @@ rule report:
             )
             for name in ("experiments", "differences", "baseline", "changes")
         ],
+        figures=report(
+            directory(f"{RESULTS}/report/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         f"{RESULTS}/logs/report/report.log",
     benchmark:

@@ -7,7 +7,8 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from ..ledger import digest, read_manifest, write_manifest
+from ..ledger import digest
+from ..manifests import read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..ledger import BOOKS, digest, read_manifest, write_manifest
+from ..ledger import BOOKS, digest
+from ..manifests import read_manifest, write_manifest
 
 Job = Mapping[str, Any]
 

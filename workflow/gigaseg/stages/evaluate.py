@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .. import semantics
+from ..census import Census, take_census
 from ..geometry import Window, blocks
 from ..labels import Contingency, LabelArray, contingency
 from ..ledger import digest, fingerprint
@@ -33,11 +35,12 @@ PIECE = 2048  # px; what a thread reads at a time of truth and instances, 16 MB 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One sample's scores, those of the planes of a stack, and its facts for the manifest."""
+    """One sample's scores, those of the planes of a stack, its facts, and its census."""
 
     scores: Sequence[Score]
     planes: Mapping[int, Sequence[Score]]
     facts: Mapping[str, Any]
+    census: Census | None = None
 
 
 def run(
@@ -55,7 +58,8 @@ def run(
     Parameters
     ----------
     manifest : Path
-        Written last; the lot's table lies beside it, with the suffix ``.parquet``.
+        Written last. Beside it lie the lot's table, with the suffix ``.parquet``, and with
+        ``.sizes.parquet`` how many objects of which size and shape there are.
     convert, predict, split : Path
         Manifests of the lot's images with truth, its probabilities and its instances.
     settings : mapping
@@ -90,6 +94,8 @@ def run(
         for record in _records(_group(row, settings), futures[row["sample"]].result())
     ]
     write_parquet(manifest.with_suffix(".parquet"), frame(rows))
+    sizes = {row["sample"]: futures[row["sample"]].result().census for row in done}
+    write_parquet(manifest.with_suffix(".sizes.parquet"), _sizes(sizes))
     run_lot(
         "evaluate",
         manifest,
@@ -152,19 +158,23 @@ def evaluate_sample(
     truth = open_volume(image["store"], "truth")
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
+    objects = row["objects"]
     problems = tally_volume(
-        truth, found, segments, row["objects"], evaluation, workers=workers, folder=folder
+        truth, found, segments, objects, evaluation, workers=workers, folder=folder
     )
+    census = take_census(truth, found, segments, objects, workers=workers)
+    whole: Tally = {("calibration", None): census.calibration}
     if width is not None:
-        rims = semantics.Rims(width, row["objects"], truth.spacing, truth.attributes.get("ignored"))
+        rims = semantics.Rims(width, objects, truth.spacing, truth.attributes.get("ignored"))
         classes = semantics.class_counts(truth.array, found.array, rims, workers=workers)
-        problems.append((None, {(f"class_{name}", None): n for name, n in classes.items()}))
-    tally = add(counts for _, counts in problems)
+        whole |= {(f"class_{name}", None): counts for name, counts in classes.items()}
+    tally = add([*(counts for _, counts in problems), whole])
     scores, planes = score(tally), _score_planes(problems)
     every = chain(scores, *planes.values())
     content = [[one.metric, one.at, repr(one.value), one.counts] for one in every]
-    facts |= {"shape": truth.shape, "scores": digest(content)}
-    return Evaluated(scores, planes, {**facts, "remarks": remark(tally, math.prod(truth.shape))})
+    facts |= {"shape": truth.shape, "scores": digest(content), "sizes": digest([*census.rows()])}
+    facts |= {"remarks": remark(tally, math.prod(truth.shape))}
+    return Evaluated(scores, planes, facts, census)
 
 
 def _rim_width(settings: Mapping[str, Any]) -> float | None:
@@ -269,6 +279,15 @@ def _records(group: Mapping[str, Any], sample: Evaluated) -> Iterator[dict[str, 
     for z, scores in sample.planes.items():
         # The counts of planes would be as many again; those of the sample are enough to pool.
         yield from records({**group, "aggregation": "plane"}, scores, plane=z, family="", counts="")
+
+
+def _sizes(samples: Mapping[str, Census | None]) -> pd.DataFrame:
+    """Arrange the sizes and shapes of the objects of a lot as a table."""
+    rows = [
+        {"sample": n, **row} for n, census in samples.items() if census for row in census.rows()
+    ]
+    kinds = {"sample": "str", "side": "str", "measure": "str", "value": "int64", "objects": "int64"}
+    return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
 
 
 @dataclass(frozen=True)

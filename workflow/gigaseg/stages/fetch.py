@@ -9,7 +9,7 @@ from typing import Any
 
 import pooch
 
-from ..ledger import write_manifest
+from ..manifests import write_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -26,6 +26,7 @@ from ..forecast import (
     total,
     training_memory,
 )
+from ..manifests import read_manifest, write_manifest
 from ..outlook import Machine, Outlook, Part, brief, refusals, table, warnings
 from ..pyramids import COARSE, MANY_FILES
 from ..survey import (
@@ -67,7 +68,7 @@ def run(*, settings: Mapping[str, Any]) -> str:
     return "\n".join([table(outlook, machine), *(f"Look out: {note}" for note in notes)])
 
 
-def before_run(settings: Mapping[str, Any], *, local: bool) -> str:
+def before_run(settings: Mapping[str, Any], *, local: bool) -> tuple[str, Outlook]:
     """Write the forecast of a run that is about to begin, in a few lines.
 
     Parameters
@@ -77,6 +78,11 @@ def before_run(settings: Mapping[str, Any], *, local: bool) -> str:
     local : bool
         Whether the jobs run on this machine, whose memory then counts.
 
+    Returns
+    -------
+    str, Outlook
+        The lines, empty if nothing is left to do; and what they sum up, for `keep`.
+
     Raises
     ------
     CannotFit
@@ -84,12 +90,37 @@ def before_run(settings: Mapping[str, Any], *, local: bool) -> str:
     """
     outlook, machine, present = look_ahead(settings, local=local)
     if not outlook.stages:
-        return ""
+        return "", outlook
     if problems := refusals(outlook, machine, present):
         lines = "".join(f"\n  - {problem}" for problem in problems)
         raise CannotFit(f"This run cannot fit, so nothing was begun:{lines}")
     notes = warnings(outlook, machine, present)
-    return "\n".join([brief(outlook, machine), *(f"Look out: {note}" for note in notes)])
+    text = "\n".join([brief(outlook, machine), *(f"Look out: {note}" for note in notes)])
+    return text, outlook
+
+
+def keep(outlook: Outlook, results: Path) -> None:
+    """Remember what was forecast of each job, for the report; newer forecasts replace older ones.
+
+    Parameters
+    ----------
+    outlook : Outlook
+        From `before_run`.
+    results : Path
+        Folder of the results; ``benchmarks/forecast.json`` is written as a whole or not at all.
+    """
+    path = results / "benchmarks" / "forecast.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jobs = read_manifest(path)["jobs"] if path.is_file() else {}
+    for manifest, need in outlook.jobs.items():
+        if Path(manifest).is_relative_to(results):  # not the raw files that are drawn
+            seen, alone = not need.unseen, need.jobs == 1  # several jobs: its own is the last
+            jobs[Path(manifest).relative_to(results).as_posix()] = {
+                "disk": need.disk if seen else None,
+                "memory": need.memory if seen and alone else None,
+                "seconds": need.seconds if seen and alone and not need.unknown else None,
+            }
+    write_manifest(path, {"jobs": jobs})
 
 
 def look_ahead(settings: Mapping[str, Any], *, local: bool) -> tuple[Outlook, Machine, float]:
@@ -154,14 +185,17 @@ class _Forecast:
         titles = self._titles(left)
         groups: dict[str, dict[str, Need]] = {title: {} for title in dict.fromkeys(titles.values())}
         stages: dict[str, Need] = {}
+        jobs: dict[str, Need] = {}
         for job in left:
-            stage = job["stage"]
-            stages[stage] = stages.get(stage, Need()) + self.need(job, job["samples"])
+            stage, need = job["stage"], self.need(job, job["samples"])
+            stages[stage] = stages.get(stage, Need()) + need
+            jobs[job["outputs"][0]] = need
             for title, names in _grouped(job, titles).items():
                 known = groups.setdefault(title, {})
                 known[stage] = known.get(stage, Need()) + self.need(job, names)
         extremes = [self._extreme(job) for job in left if job["samples"]]
-        return Outlook(groups, stages, extremes, [*self.sizes.faults, *self.faults.values()])
+        faults = [*self.sizes.faults, *self.faults.values()]
+        return Outlook(groups, stages, extremes, faults, jobs)
 
     def need(self, job: Job, names: Iterable[str]) -> Need:
         """Forecast one job, as far as it works on these samples."""

@@ -24,7 +24,8 @@ from ..geometry import Window
 from ..inference import Predictor, load_model, prepare
 from ..intensity import intensity_window
 from ..lanes import Lane, open_lane
-from ..ledger import BOOKS, Construction, digest, fingerprint, read_manifest
+from ..ledger import BOOKS, Construction, digest, fingerprint
+from ..manifests import read_manifest
 from ..pyramids import Pyramid, create_pyramid
 from ..runtime import (
     Precision,

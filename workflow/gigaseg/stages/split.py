@@ -16,7 +16,8 @@ from ..digests import volume_digest
 from ..fingerprints import digest, fingerprint
 from ..instances import Splitting
 from ..labels import Objects
-from ..ledger import Construction, read_manifest
+from ..ledger import Construction
+from ..manifests import read_manifest
 from ..objects import Quanta, Tally
 from ..pyramids import create_pyramid
 from ..splitting import split_volume

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..ledger import write_atomically, write_manifest
+from ..manifests import write_atomically, write_manifest
 from ..scores import Score, Tally, add, average, score
 from ..scoretable import frame, join, read_folds, records, write_parquet
 from ..uncertainty import Statistic, intervals

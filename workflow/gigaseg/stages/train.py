@@ -16,8 +16,9 @@ from ..classes import NAMES
 from ..curves import COLUMNS, format_row
 from ..fingerprints import canonical_json, digest, fingerprint
 from ..geometry import UNetGeometry
-from ..ledger import Construction, write_atomically, write_manifest
+from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
+from ..manifests import write_atomically, write_manifest
 from ..patches import TrainingBatches, ValidationBatches, resample_fast
 from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within

@@ -21,7 +21,7 @@ from ..grids import combinations
 from ..instances import Splitting
 from ..labels import Contingency, contingency
 from ..lease import Lease
-from ..ledger import write_atomically, write_manifest
+from ..manifests import write_atomically, write_manifest
 from ..splitting import split_volume
 from ..tuning import Aim, Counts, choose, drop_small
 from ..volumes import Volume, create_array, open_volume

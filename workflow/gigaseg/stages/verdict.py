@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..ledger import read_manifest, write_manifest
+from ..manifests import read_manifest, write_manifest
 
 
 def run(*, manifest: Path, report: Path, outcomes: Sequence[Path]) -> None:

@@ -14,7 +14,8 @@ from ..disk import settle, writing
 from ..fingerprints import canonical_json, digest, fingerprint
 from ..geometry import Window
 from ..layers import Layer, open_layers
-from ..ledger import BlockLedger, Construction, write_atomically
+from ..ledger import BlockLedger, Construction
+from ..manifests import write_atomically
 from ..panes import Panes
 from ..viewer import FOLDER, copy_program, render_viewer
 from . import Row, read_entries, run_lot, share_threads
