@@ -115,7 +115,8 @@ def open_layers(image: Path, probabilities: Path, instances: Path, quality: int)
     if (image / "labels" / "truth" / "zarr.json").is_file():
         truth = open_volume(image, "truth")
         # A line on both sides of the edge: it shows on either side of one drawn inside.
-        layers.append(Layer("truth", "True outlines", truth, draw_edges, TRUE, halo=1))
+        draw = partial(draw_edges, ignored=truth.attributes.get("ignored"))
+        layers.append(Layer("truth", "True outlines", truth, draw, TRUE, halo=1))
     layers.append(Layer("instances", "Predicted outlines", found, draw_outlines, PREDICTED, halo=1))
     for layer in layers[1:]:
         if layer.volume.shape != shown.shape:
@@ -195,15 +196,17 @@ def draw_outlines(labels: NDArray[np.integer]) -> Bytes:
     return boundaries(labels[0], background=True).astype(np.uint8)
 
 
-def draw_edges(labels: NDArray[np.integer]) -> Bytes:
+def draw_edges(labels: NDArray[np.integer], ignored: int | None = None) -> Bytes:
     """Mark the pixels on both sides of the edges of instances, shape (1, y, x).
+
+    Pixels of the id `ignored`, whose truth is not known, are like background.
 
     Examples
     --------
-    >>> draw_edges(np.array([[[0, 7, 7, 7, 0, 0]]]))
-    array([[1, 1, 0, 1, 1, 0]], dtype=uint8)
+    >>> draw_edges(np.array([[[0, 7, 7, 7, 0, 0, 9, 9]]]), ignored=9)
+    array([[1, 1, 0, 1, 1, 0, 0, 0]], dtype=uint8)
     """
-    plane = labels[0]
+    plane = labels[0] if ignored is None else np.where(labels[0] == ignored, 0, labels[0])
     marked = np.zeros(plane.shape, np.uint8)
     down, right = plane[:-1] != plane[1:], plane[:, :-1] != plane[:, 1:]
     marked[:-1] |= down
