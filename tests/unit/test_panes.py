@@ -27,6 +27,8 @@ def test_panes_cover_every_level_once_and_keep_to_the_limits(shape, side, files,
     fits = max(panes.extent(panes.levels[-1])) <= side
     assert fits or panes.levels[-1] == depth - 1
     assert layers * panes.count <= files or panes.levels == (panes.levels[-1],)
+    listed = sum(len(list(panes.windows(level))) for level in panes.levels)
+    assert panes.count == listed * len(panes.planes)
     for level in panes.levels:
         seen = np.zeros(panes.extent(level), int)
         assert seen.shape == np.zeros(shape[1:])[:: 2**level, :: 2**level].shape

@@ -6,6 +6,7 @@ layer, in a file of its own. A browser loads those that it needs.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from .geometry import Window, blocks
 
@@ -83,7 +84,8 @@ class Panes:
     @property
     def count(self) -> int:
         """Number of panes of one layer."""
-        return len(self.planes) * sum(1 for level in self.levels for _ in self.windows(level))
+        sides = ([-(-n // self.side) for n in self.extent(level)] for level in self.levels)
+        return len(self.planes) * sum(map(prod, sides))  # not listed: headers may claim anything
 
     def extent(self, level: int) -> tuple[int, int]:
         """Return the extent of a level along y, x in px."""
