@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -303,10 +304,11 @@ def test_the_device_is_noted_with_the_attempt(project):
 def test_the_engine_is_the_only_one_that_writes(project, monkeypatch):
     written = []
 
-    def clearing(targets):
-        return [lambda _target, block: written.append(block) for _ in targets]
+    def note(_target, block):
+        written.append(block)
 
-    monkeypatch.setattr(blockwise, "_clearing", clearing)
+    clearing = SimpleNamespace(dispatch=lambda _: note)
+    monkeypatch.setattr(blockwise, "clear_block", clearing)
     project.predict()
     assert len(written) == len(set(map(str, written))) == BLOCKS
 

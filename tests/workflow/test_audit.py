@@ -26,7 +26,7 @@ def test_an_edit_that_snakemake_forgot_is_found_and_the_named_command_repairs_it
     done = run.snakemake(*forced)
     assert done.returncode == 0, done.stdout
     [audit] = [json.loads(path.read_text()) for path in (results / "audit").glob("*.json")]
-    assert audit["jobs"] == 13
+    assert audit["jobs"] == 15
     assert "f1,0.7" in (results / "evaluate/scores.csv").read_text()
     assert run.pending() == {}
 

@@ -21,6 +21,7 @@ from gigaseg.stages import (
     tabulate,
     train,
     verdict,
+    view,
     weigh,
 )
 from gigaseg.volumes import open_volume
@@ -127,6 +128,7 @@ RUN = {
     "split": lot_job(split, ("convert", "predict")),
     "evaluate": lot_job(evaluate, ("convert", "predict", "split")),
     "audit_seams": lot_job(audit_seams, ("convert", "predict", "train")),
+    "view": lot_job(view, ("convert", "predict", "split")),
 }
 
 

@@ -25,11 +25,11 @@ def read(run, path):
 
 
 def test_a_run_is_tuned_on_its_validation_samples_and_reruns_what_it_must(tuned):
-    assert tuned.pending() == {"tune": 1, "split": 2, "evaluate": 2, **REPORT_ON}
+    assert tuned.pending() == {"tune": 1, "split": 2, "evaluate": 2, "view": 2, **REPORT_ON}
     done = tuned.snakemake("forecast")
     table = done.stdout.split("whole run")[1].split("there is")[0]
     jobs = dict(re.findall(r"^  (\w+) +(\d+)", table, re.M))
-    assert jobs == {"tune": "1", "split": "2", "evaluate": "2", "together": "5"}
+    assert jobs == {"tune": "1", "split": "2", "evaluate": "2", "view": "2", "together": "7"}
 
     done = tuned.snakemake()
     assert done.returncode == 0, done.stdout
