@@ -259,6 +259,8 @@ def test_jobs_stand_behind_those_whose_results_they_read():
         assert made == {*jobs.outcomes(), *jobs.manifests("train")}
     [split] = [job for job in tuned()._jobs() if job["outputs"] == [SPLIT_LOT]]
     assert "results/tune/one/fold-0.json" in split["inputs"]
+    for job in tuned()._jobs():  # none but split is audited by what was chosen
+        assert job["stage"] == "split" or "results/tune/one/fold-0.json" not in job["inputs"]
 
 
 SPLIT_LOT = "results/split/one/fold-0/cells-0001.json"

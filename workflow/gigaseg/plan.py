@@ -365,7 +365,8 @@ class Plan:
                 predicted = self.path("predict", lot, model)
                 return [*self._inputs("predict", lot, model), predicted]
             case "view":
-                return [*self._inputs("split", lot, model), self.path("split", lot, model)]
+                drawn = (self.path(s, lot, model) for s in ("predict", "split"))
+                return [self.path("convert", lot), *drawn]
             case "tune":
                 return [
                     p for s in ("convert", "predict") for p in self.validated(s, *(model or ()))
