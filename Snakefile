@@ -25,9 +25,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join(filter(None, [library, inherited]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-chapters = (
-    "common raw convert weigh train predict tune split view evaluate audit report forecast"
-)
+chapters = "common raw convert weigh train predict tune split view evaluate audit report forecast"
 for chapter in chapters.split():
 
     include: f"workflow/rules/{chapter}.smk"

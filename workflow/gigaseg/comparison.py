@@ -68,14 +68,16 @@ def main_metric(scores: pd.DataFrame, labels: str = "instances") -> Key | None:
 
 
 def format_score(value: float) -> str:
-    """Write a score with three digits that matter.
+    """Write a score with two or three digits that matter.
 
     Examples
     --------
-    >>> format_score(0.84567), format_score(0.00021), format_score(0.0), format_score(12.5)
-    ('0.846', '2.1e-04', '0.000', '12.500')
+    >>> format_score(0.84567), format_score(0.00158), format_score(0.00021), format_score(0.0)
+    ('0.846', '0.0016', '2.1e-04', '0.000')
     """
-    return f"{value:.3f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+    if abs(value) >= 0.01 or value == 0:
+        return f"{value:.3f}"
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
 def describe_key(key: Key) -> dict[str, Any]:
