@@ -108,9 +108,10 @@ def test_no_voxel_has_no_calibration_error_and_counts_survive_json():
     channels=st.integers(1, 2),
     objects=OBJECTS,
     workers=st.integers(1, 3),
+    hidden=st.integers(0, 30),
 )
 def test_census_of_stores_is_that_of_arrays(
-    tmp_path_factory, shape, seed, channels, objects, workers
+    tmp_path_factory, shape, seed, channels, objects, workers, hidden
 ):
     root = tmp_path_factory.mktemp("census")
     rng = np.random.default_rng(seed)
@@ -121,13 +122,15 @@ def test_census_of_stores_is_that_of_arrays(
         ]
         for _ in range(2)
     )
+    ignored = 2**32 - 1
+    truth[..., :hidden] = ignored
     probabilities = rng.integers(0, 256, (channels, *shape), dtype=np.uint8)
     storage = {"chunk": 16, "shard": 32, "smallest_level": 256}
     volumes = []
     for name, data in {"t": truth, "p": probabilities, "f": found}.items():
         store = root / f"{name}.ome.zarr"
         create_array(store, "0", data.shape, data.dtype, storage=storage)[...] = data
-        facts = {"spacing": (1, 1, 1), "levels": 1, "attributes": {}}
+        facts = {"spacing": (1, 1, 1), "levels": 1, "attributes": {"ignored": ignored}}
         if data.ndim == 4:
             commit_image(store, channel_names=[*"ab"][:channels], **facts)
         else:
@@ -137,7 +140,10 @@ def test_census_of_stores_is_that_of_arrays(
         patch.setattr(census, "PIECE", 32)
         taken = census.take_census(*volumes, objects, workers=workers)
     values = np.minimum(probabilities.astype(int).sum(axis=0), 255).astype(np.uint8)
-    assert taken.calibration == slow_calibration(truth, values, channels == 1, objects)
+    truth = np.where(truth == ignored, 0, truth)
+    known = slow_calibration(truth, values, channels == 1, objects)
+    assert taken.calibration == known.without(values[..., :hidden])
+    assert sum(taken.calibration.voxels) == truth[..., hidden:].size
     for side, labels in (("truth", truth), ("predicted", found)):
         problems = [plane[None] for plane in labels] if objects == "plane" else [labels]
         for name in ("voxels", "fill"):

@@ -14,6 +14,7 @@ from gigaseg.labels import components, contingency
 from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.scores import add, score, tally_instances
 from gigaseg.stages import split, tune
+from gigaseg.tuning import Aim
 from gigaseg.volumes import commit_image, commit_labels, create_array, open_volume
 from scipy import ndimage
 
@@ -342,3 +343,18 @@ def test_split_applies_the_choice_and_the_store_says_the_values_only(tmp_path):
     how, maps = Splitting(**INSTANCES | found["chosen"]), blobs(2)[1]
     evidence = Evidence.read(maps[:, 0], "foreground")
     np.testing.assert_array_equal(labels[0], segment(evidence, how, SPACING[1:]))
+
+
+@pytest.mark.parametrize("metric", ["f1", "seg", "dice", "rand"])
+def test_voxels_nobody_annotated_count_in_no_score_that_is_tuned(metric):
+    rng = np.random.default_rng(3)
+    truth, found = rng.integers(0, 5, (2, 30, 30))
+    found = np.where(rng.random(truth.shape) < 0.8, truth, found)
+    truth[:, 20:] = 99
+    tally = tally_instances(
+        contingency(truth, found), iou_thresholds=[0.1], iou_match="at_least", ignored=99
+    )
+    expected = {one.metric: one.value for one in score(tally) if one.at in (None, 0.1)}
+    aim = Aim(metric, (0.1,), "at_least")
+    assert aim.score(aim.count([contingency(truth, found)], ignored=99)) == expected[metric]
+    assert aim.score(aim.count([contingency(truth, found)])) != expected[metric]
