@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gigaseg import disk
-from gigaseg.disk import DiskError, blame, writing
+from gigaseg.disk import DiskError, blame, settle, writing
 from gigaseg.ledger import Construction, read_attempts
 from gigaseg.manifests import read_manifest, write_atomically
 
@@ -56,6 +56,15 @@ def test_an_error_is_explained_once(tmp_path):
         writing(tmp_path / "inner"),
     ):
         raise OSError(errno.ENOSPC, "x")
+
+
+def test_a_file_that_another_process_takes_back_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "kept").touch()
+    synced = []
+    monkeypatch.setattr(Path, "rglob", lambda folder, _: [folder / "gone", folder / "kept"])
+    monkeypatch.setattr(disk.os, "fsync", synced.append)
+    settle(tmp_path)
+    assert len(synced) == 2  # the file that is there, and the folder
 
 
 def test_a_disk_without_room_for_names_says_so(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 AGAIN = "run the same command again: what is finished stays"
@@ -90,7 +90,8 @@ def settle(folder: Path) -> None:
     >>> settle(getfixture("tmp_path"))
     """
     for path in (*folder.rglob("*"), folder):
-        with writing(path):
+        # A process that waits for the store's lease leaves files there for a moment.
+        with writing(path), suppress(FileNotFoundError):
             file = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(file)
