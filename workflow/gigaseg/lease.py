@@ -89,6 +89,8 @@ class Lease:
 
     def _create(self) -> bool:
         """Create the file with its content in one step; False if there is one already."""
+        if self.path.exists():  # who waits writes nothing, so leaves nothing behind when ended
+            return False
         mine = self.path.with_name(f"{self.path.name}.{self.token}")
         owner = {"token": self.token, "pid": os.getpid(), "host": _machine()}
         try:
