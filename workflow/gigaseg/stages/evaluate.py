@@ -31,6 +31,7 @@ from . import Row, read_entries, run_lot, share_threads
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr")
 
+
 @dataclass(frozen=True)
 class Evaluated:
     """One sample's scores, those of the planes of a stack, its facts, and its census."""
