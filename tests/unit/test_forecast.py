@@ -531,11 +531,11 @@ def test_lists_of_mismatches_of_large_planes_need_a_disk_and_are_no_reason_to_re
     sample = told["samples"]["d/a.tif"]
     evaluate = job("evaluate", Path(told["config"]["results"]) / "e.json", ["d/a.tif"])
     told["jobs"].append(evaluate)
-    for side, disk in ((4000, 0.0), (20_000, 2**2 * 20_000.0**2)):
+    for side, expected in ((4000, 0.0), (20_000, 2**2 * 20_000.0**2)):
         told["config"]["datasets"]["d"]["phantom"] = {"kind": "nuclei", "shape": [1, side, side]}
-        (Path(sample["image"])).unlink(missing_ok=True)
+        Path(sample["image"]).unlink(missing_ok=True)
         need = stage.look_ahead(told, local=False)[0].jobs[evaluate["outputs"][0]]
-        assert (need.disk, need.least) == (disk, 0)
+        assert (need.disk, need.least) == (expected, 0)
 
 
 @pytest.mark.usefixtures("machine")
