@@ -14,7 +14,7 @@ import numpy as np
 
 from .calibration import CalibrationCounts, count_calibration
 from .geometry import Window, blocks
-from .labels import Contingency, contingency
+from .labels import Contingency, Objects, contingency
 from .measures import MEASURES, Joining, Measured, Spectrum, add_spectra, measure
 from .volumes import Volume
 
@@ -63,7 +63,7 @@ class _Part:
 
 
 def count_problems(
-    truth: Volume, probability: Volume, segments: Volume, objects: str, *, workers: int = 1
+    truth: Volume, probability: Volume, segments: Volume, objects: Objects, *, workers: int = 1
 ) -> Iterator[tuple[Contingency, Census]]:
     """Count the pairs of objects, and take the census, of each plane or of the volume.
 

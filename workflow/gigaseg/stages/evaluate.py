@@ -20,7 +20,7 @@ import pandas as pd
 from .. import semantics
 from ..census import Census, count_problems
 from ..disk import telling
-from ..labels import LabelArray
+from ..labels import LabelArray, Objects
 from ..ledger import digest, fingerprint
 from ..maps import BoundaryMap
 from ..remarks import remark
@@ -221,7 +221,7 @@ def tally_problems(
     truth: Volume,
     probability: Volume,
     segments: Volume,
-    objects: str,
+    objects: Objects,
     evaluation: Mapping[str, Any],
     *,
     workers: int = 1,
