@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gigaseg import training
-from gigaseg.checkpoints import Checkpoint, re_estimate_batch_norm
+from gigaseg.averaging import re_estimate_batch_norm
+from gigaseg.checkpoints import Checkpoint
 from gigaseg.curves import COLUMNS, Scores, format_row, learning_rate_factor
 from gigaseg.patches import TrainingBatches, ValidationBatches
 from gigaseg.sampling import Sample, TileSource
@@ -20,7 +21,7 @@ from safetensors.torch import load
 SETTINGS: dict[str, Any] = {
     "seed": 3,
     "steps": 4,
-    "optimizer": "adam",
+    "optimizer": "adamw",
     "learning_rate": 0.01,
     "momentum": 0.99,
     "weight_decay": 0.0,
@@ -30,6 +31,11 @@ SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
     "validate_every": 2,
+    "checkpoint_every": 3,
+    "patience": 0,
+    "ema": 0,
+    "tile": 20,
+    "batch": 1,
     "gradient_clip": 1.0,
 }
 NETWORK = Architecture(depth=1, width=2, dropout=0.5)
@@ -55,18 +61,19 @@ def train(
     architecture: Architecture = NETWORK, *, validate: bool = True, **changes: Any
 ) -> tuple[Checkpoint, Checkpoint, list[Mapping[str, float]]]:
     settings = SETTINGS | changes
-    rows: list[Mapping[str, float]] = []
+    tables: list[list[Mapping[str, float]]] = []
     batches = TrainingBatches(
         make_source(architecture),
         steps=settings["steps"],
-        batch=1,
+        batch=settings["batch"],
         seed=settings["seed"],
         augmentation={"flips": True, "rotation": 180.0},
     )
     validation = ValidationBatches(make_source(architecture, seed=1), 4) if validate else None
     network = initialise(architecture, settings["seed"])
-    best, last = fit(network, settings, batches, validation, rows.append)
-    return best, last, rows
+    found = fit(network, settings, batches, validation, lambda rows: tables.append([*rows]))
+    assert [len(table) for table in tables] == list(range(1, len(tables) + 1))
+    return *found, tables[-1]
 
 
 def test_loss_is_the_sum_of_the_paper_written_out() -> None:
@@ -139,7 +146,7 @@ def test_same_seed_same_bits() -> None:
     assert one.to_bytes() != other.to_bytes()
 
 
-@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adam", 0.03)])
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adamw", 0.03)])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_lowers_the_loss(optimizer: str, rate: float, precision: str) -> None:
     _, last, rows = train(
@@ -185,10 +192,10 @@ def test_best_weights_are_those_that_were_validated() -> None:
     assert best.step == 1 + int(np.argmin(losses))
     network = initialise(NETWORK, 0)
     network.load_state_dict(best.state)
-    module, scores = training.Segmentation(network.eval(), SETTINGS), Scores.empty(2)
+    scores = Scores.empty(2)
     with torch.no_grad():
         for batch in ValidationBatches(make_source(seed=1), 4):
-            logits = module(batch["image"])
+            logits = network.eval()(batch["image"])
             loss = weighted_cross_entropy(logits, batch["labels"], batch["weights"])
             scores.add(confusion_matrix(logits, batch["labels"]).numpy(), float(loss))
     assert scores.summary()["loss"] == pytest.approx(min(losses), rel=1e-5)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from os.path import relpath
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, Checkpoints
 from ..classes import NAMES
 from ..curves import COLUMNS, format_row
 from ..fingerprints import canonical_json, digest, fingerprint
@@ -75,9 +75,10 @@ def run(
     made_from = _fingerprint(lesson, settings, code)
     with Construction(folder, made_from, marker="model.json") as construction:
         if not construction.committed:
-            facts = _train(folder, lesson, settings, threads)
+            facts = _train(construction, lesson, settings, threads)
             facts |= {"fingerprint": digest(made_from), "made_from": made_from}
             write_atomically(folder / "model.json", canonical_json(facts, indent=1) + "\n")
+    _checkpoints(folder).remove()
     names = {part: list(found) for part, found in lesson.identities.items()}
     write_manifest(
         manifest,
@@ -96,9 +97,12 @@ def run(
 
 def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict[str, Any]:
     keys = ("target", "network", "training", "intensity")
+    decisive = {key: settings[key] for key in keys}
+    unimportant = ("checkpoint_every",)  # only for how much a kill costs
+    decisive["training"] = {k: v for k, v in settings["training"].items() if k not in unimportant}
     return fingerprint(
         code=code,
-        settings={key: settings[key] for key in keys},
+        settings=decisive,
         inputs=lesson.identities,
         libraries=LIBRARIES,
     )
@@ -109,8 +113,12 @@ def _entries(weigh: Iterable[Path]) -> dict[str, dict[str, Any]]:
     return {f"{entry['dataset']}/{entry['sample']}": entry for entry in found}
 
 
+def _checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints")
+
+
 def _train(
-    folder: Path, lesson: Lesson, settings: Mapping[str, Any], threads: int
+    construction: Construction, lesson: Lesson, settings: Mapping[str, Any], threads: int
 ) -> dict[str, Any]:
     """Train, write the weights and the table, and return what is to be said about the model."""
     runtime = choose_runtime(settings["training"], "training")
@@ -129,8 +137,15 @@ def _train(
         len(validation) if validation else 0,
     )
     network = initialise(architecture, training["seed"])
-    with (folder / "metrics.csv").open("w") as table:
-        best, last = fit(network, training, batches, validation, _recorder(table, training))
+    checkpoints = _checkpoints(construction.path)
+    progress = checkpoints.latest()
+    if progress is not None:
+        logger.info("the training goes on after step %d", progress.step)
+        construction.note(resumed_after_step=progress.step)
+    write = _recorder(construction.path / "metrics.csv", training)
+    best, last = fit(
+        network, training, batches, validation, write, progress=progress, keep=checkpoints.write
+    )
     return {
         **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
         "settings": {key: settings[key] for key in ("network", "training")},
@@ -143,18 +158,20 @@ def _train(
         "samples": lesson.identities,
         "left_out": lesson.left_out,
         **{key: training[key] for key in ("device", "precision")},
-        **_write_weights(folder, {"best": best, "last": last}),
+        "stopped_early_after": last.step if last.step < training["steps"] else None,
+        **_write_weights(construction.path, {"best": best, "last": last}),
     }
 
 
-def _recorder(table: TextIO, training: Mapping[str, Any]) -> Callable[[Mapping[str, float]], None]:
-    """Return a function that writes a row of the learning curve to the table and the log."""
-    table.write(",".join(COLUMNS) + "\n")
+def _recorder(
+    table: Path, training: Mapping[str, Any]
+) -> Callable[[Sequence[Mapping[str, float]]], None]:
+    """Return a function that writes the learning curve to the table, and its end to the log."""
 
-    def write(row: Mapping[str, float]) -> None:
-        table.write(format_row(row))
-        table.flush()
-        logger.info("%s", _line(row, training["steps"]))
+    def write(rows: Sequence[Mapping[str, float]]) -> None:
+        write_atomically(table, ",".join(COLUMNS) + "\n" + "".join(map(format_row, rows)))
+        for row in rows[-1:]:
+            logger.info("%s", _line(row, training["steps"]))
 
     return write
 
@@ -194,7 +211,7 @@ def _batches(
 
 def _line(row: Mapping[str, float], steps: int) -> str:
     """Write a row of the learning curve for the log."""
-    parts = [f"step {row['step']} of {steps}: loss {row['train_loss']:.4f}"]
+    parts = [f"step {row['step']:.0f} of {steps}: loss {row['train_loss']:.4f}"]
     if "validation_loss" in row:
         parts.append(
             f"validation: loss {row['validation_loss']:.4f}, Dice {row['validation_dice']:.4f}, "
