@@ -258,6 +258,74 @@ def test_a_loss_that_is_not_finite_stops_with_the_tiles() -> None:
         )
 
 
+def test_a_gradient_that_is_not_finite_stops_with_the_tiles() -> None:
+    class Steep(torch.autograd.Function):
+        """A finite value with an infinite slope."""
+
+        @staticmethod
+        def forward(_: Any, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(_: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            return gradients[0] * math.inf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "output_window", lambda logits, _: Steep.apply(logits))
+        message = r"the length of the gradient is nan at step 0 with .* on tiles d/a plane 0 y"
+        with pytest.raises(FloatingPointError, match=message):
+            train()
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes"),
+    ],
+)
+def test_too_little_memory_names_what_to_lower(problem: RuntimeError) -> None:
+    def scarce(*_: Any) -> None:
+        raise problem
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "weighted_cross_entropy", scarce)
+        message = (
+            r"the memory of the cpu device is too small to train with tiles of 20 px, 1 per step, "
+            r"and a network of width 2: lower training.tile, training.batch or network.width "
+            r"\((CUDA out of|Default).*(GiB\.|bytes)\)$"
+        )
+        with pytest.raises(RuntimeError, match=message):
+            train()
+
+
+def test_other_errors_of_a_step_are_left_as_they_are() -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "weighted_cross_entropy", fail)
+        with pytest.raises(RuntimeError, match=r"^something else$"):
+            train()
+
+
+def test_an_average_is_what_is_validated_and_kept() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched(training.Average):
+        def update(self, network: Any, step: int) -> None:
+            super().update(network, step)
+            seen.append(self.network.state_dict()["head.weight"].clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Average", Watched)
+        best, last, rows = train(ema=0.9, steps=6, validate_every=1)
+    assert torch.equal(last.state["head.weight"], seen[-1])
+    assert torch.equal(best.state["head.weight"], seen[best.step - 1])
+    assert not torch.equal(last.state["head.weight"], train(steps=6)[1].state["head.weight"])
+    assert best.scores["loss"] == min(row["validation_loss"] for row in rows)
+
+
 def test_weights_are_a_file_without_pickle() -> None:
     checkpoint = train()[1]
     state = load(checkpoint.to_bytes())
