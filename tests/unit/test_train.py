@@ -47,6 +47,7 @@ SETTINGS: dict[str, Any] = {
         "precision": "float32",
         "device": "cpu",
         "threads": 1,
+        "processes": 1,
         "validate_every": 2,
         "checkpoint_every": 2,
         "patience": 0,

@@ -241,6 +241,15 @@ class Training:
             self.average.network.load_state_dict(progress.average)
         self._write(self.rows)
 
+    def agree(self) -> None:
+        """Raise RuntimeError if the processes do not all go on from the same step."""
+        steps = int(self._sum(torch.tensor(self.step, device=self.fabric.device)))
+        if steps != self.step * self.fabric.world_size:
+            raise RuntimeError(
+                f"process {self.fabric.global_rank} goes on from step {self.step}, others do not: "
+                f"all machines must see the same results folder"
+            )
+
     def finish(self, batches: TrainingBatches) -> tuple[Checkpoint, Checkpoint]:
         """Return the best and the last weights, as prediction will use them."""
         last = Checkpoint(self.step, copy_state(self.kept), {"loss": math.nan})
@@ -333,6 +342,7 @@ def take_steps(
         training = Training(network, settings, fabric, validation, write)
         if progress is not None:
             training.restore(progress)
+        training.agree()
         for batch in batches.since(training.step):
             if training.is_stale:
                 break
@@ -341,6 +351,8 @@ def take_steps(
                 training.validate()
             if keep is not None and training.step % settings["checkpoint_every"] == 0:
                 keep(training.progress())
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return training
 
 
