@@ -13,7 +13,7 @@ import pytest
 from gigaseg.replicas import Place
 from numpy.testing import assert_allclose
 from safetensors.numpy import load_file
-from test_train import change, write_lot, write_sample
+from test_train import change, run, write_lot, write_sample
 
 # A job of its own, as a rule starts it; `preparation` may break something first.
 JOB = """
@@ -86,12 +86,8 @@ def job(
     )
 
 
-def learned(root: Path) -> dict[str, np.ndarray]:
-    return load_file(root / "train" / "fold-0" / "last.safetensors")
-
-
-def curve(root: Path) -> np.ndarray:
-    return np.genfromtxt(root / "train" / "fold-0" / "metrics.csv", delimiter=",", skip_header=1)
+def curve(model: Path) -> np.ndarray:
+    return np.genfromtxt(model / "metrics.csv", delimiter=",", skip_header=1)
 
 
 def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(
@@ -100,12 +96,15 @@ def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(
     one, killed = (tmp_path_factory.mktemp(name) for name in ("one", "killed"))
     for other in (one, killed):
         write_lot(other, [write_sample(other, name) for name in "abc"])
-    for where, processes in ((root, 2), (one, 1)):
-        done = job(where, processes)
-        assert (done.returncode, done.stderr) == (0, "")
-    assert_allclose(curve(root), curve(one), rtol=1e-4)
-    for name, values in learned(one).items():
-        assert_allclose(learned(root)[name], values, rtol=1e-3, atol=1e-6)
+    done = job(root, 2)
+    assert (done.returncode, done.stderr) == (0, "")
+    alone = run(one / "weigh" / "d-0000.json", training=TRAINING)
+    together = root / "train" / "fold-0"
+    assert_allclose(curve(together), curve(alone), rtol=1e-4)
+    for name, values in load_file(alone / "last.safetensors").items():
+        assert_allclose(
+            load_file(together / "last.safetensors")[name], values, rtol=1e-3, atol=1e-6
+        )
 
     dies = (
         "from gigaseg.training import Training; import os; learn = Training.learn\n"
@@ -120,6 +119,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(
     assert '"resumed_after_step":4' in notes
 
 
+@pytest.mark.heavy
 def test_processes_on_two_nodes_are_started_by_slurm(root: Path) -> None:
     (root / "srun").write_text(SRUN.format(python=sys.executable))
     (root / "srun").chmod(0o755)
@@ -134,11 +134,12 @@ def test_processes_on_two_nodes_are_started_by_slurm(root: Path) -> None:
     ("when", "message"),
     [
         ("raise ValueError('unwell')", "another process of this training failed with status 1"),
-        (
+        pytest.param(
             "from gigaseg.training import Training; learn = Training.learn\n"
             "def unwell(t, b):\n if t.step == 2: raise ValueError('unwell')\n learn(t, b)\n"
             "Training.learn = unwell\n",
             "another process of this training failed, and said why on the console",
+            marks=pytest.mark.heavy,
         ),
     ],
 )

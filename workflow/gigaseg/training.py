@@ -359,7 +359,8 @@ def take_steps(
 def open_fabric(settings: Mapping[str, Any], place: Place) -> Fabric:
     """Return what knows the device, the precision and the other processes; it writes no files."""
     # Below a warning it says what hardware it found.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for part in ("fabric", "pytorch"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=settings["device"],
         devices=place.per_node,
