@@ -142,6 +142,30 @@ def test_number_of_workers_changes_no_bit(workers: int) -> None:
             assert_array_equal(one[key].numpy(), two[key].numpy())
 
 
+def test_batches_may_begin_at_any_step() -> None:
+    batches = TrainingBatches(make_source(), steps=6, batch=2, seed=4, augmentation=AUGMENTATION)
+    whole, rest = list(batches), list(batches.since(4))
+    for one, two in zip(whole[4:], rest, strict=True):
+        assert_array_equal(one["image"].numpy(), two["image"].numpy())
+    assert list(batches.since(6)) == []
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_tiles_of_a_batch(processes: int) -> None:
+    def run(part: tuple[int, int]) -> list[dict]:
+        source = make_source()
+        return list(
+            TrainingBatches(source, steps=2, batch=3, seed=4, augmentation=AUGMENTATION, part=part)
+        )
+
+    parts = [run((rank, processes)) for rank in range(processes)]
+    for step, whole in enumerate(run((0, 1))):
+        for index in range(3):
+            part = parts[index % processes][step]
+            for key in ("image", "labels", "weights"):
+                assert_array_equal(part[key][index // processes].numpy(), whole[key][index].numpy())
+
+
 def test_an_abandoned_iteration_ends_its_threads() -> None:
     batches = iter(
         TrainingBatches(make_source(), steps=50, batch=1, seed=0, augmentation=None, workers=2)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -55,6 +55,9 @@ class TrainingBatches:
         See `TileSource.draw`.
     workers : int
         Threads; 0 makes each batch when it is asked for. They never change a value.
+    part : (int, int)
+        Number of this process and how many there are: a batch is divided among them, and each
+        tile is what it is in the whole batch.
     """
 
     def __init__(
@@ -66,19 +69,26 @@ class TrainingBatches:
         seed: int,
         augmentation: Mapping[str, Any] | None,
         workers: int = 0,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.source, self.steps, self.batch, self.seed = source, steps, batch, seed
+        self.source, self.steps, self.seed = source, steps, seed
+        self.indices = range(part[0], batch, part[1])
         self.augmentation, self.workers = augmentation, workers
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.since(0)
+
+    def since(self, step: int) -> Iterator[Batch]:
+        """Yield the batches of the steps from this one on, counted from 0."""
+        steps = range(step, self.steps)
         if self.workers == 0:
-            yield from map(self._make, range(self.steps))
+            yield from map(self._make, steps)
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="tiles") as pool:
-            yield from _in_order(pool, self._make, self.steps, ahead=2 * self.workers)
+            yield from _in_order(pool, self._make, steps, ahead=2 * self.workers)
 
     def plain(self, count: int) -> Iterator[Batch]:
         """Yield tiles of the first `count` steps as they lie in the volumes, one per batch."""
@@ -86,7 +96,7 @@ class TrainingBatches:
             yield collate([self.source.draw(self.seed, step, 0)])
 
     def _make(self, step: int) -> Batch:
-        keys = ((self.seed, step, index) for index in range(self.batch))
+        keys = ((self.seed, step, index) for index in self.indices)
         return collate([self.source.draw(*key, self.augmentation) for key in keys])
 
 
@@ -119,9 +129,11 @@ def collate(tiles: Sequence[Tile]) -> Batch:
     }
 
 
-def _in_order(pool: ThreadPoolExecutor, make: Any, count: int, ahead: int) -> Iterator[Batch]:
-    """Yield ``make(0), make(1), ...`` with at most `ahead` of them under way."""
-    steps = iter(range(count))
+def _in_order(
+    pool: ThreadPoolExecutor, make: Any, numbers: Iterable[int], ahead: int
+) -> Iterator[Batch]:
+    """Yield ``make(number)`` of each number with at most `ahead` of them under way."""
+    steps = iter(numbers)
     waiting: deque[Future[Batch]] = deque(
         pool.submit(make, step) for step in itertools.islice(steps, ahead)
     )
