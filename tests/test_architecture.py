@@ -27,7 +27,7 @@ GROUPS = {
     "calibration measures",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks",
-    "network": "unet runtime lanes patches checkpoints training inference",
+    "network": "unet nested fcn networks runtime lanes patches checkpoints training inference",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",

@@ -52,7 +52,7 @@ from gigaseg.pyramids import create_pyramid
 from gigaseg.stages import forecast as stage
 from gigaseg.stages import train
 from gigaseg.survey import earlier, jobs_left, measure
-from gigaseg.training import count_parameters
+from gigaseg.networks import count_parameters
 from gigaseg.unet import Architecture
 
 NETWORK = {"depth": 4, "width": 16, "padding": "valid"}

@@ -437,7 +437,7 @@ def test_nodes_that_differ_agree_on_what_was_settled_first(project, monkeypatch,
 def test_less_memory_than_the_settled_tile_takes_begins_again(project):
     first = project.predict(tile="auto", memory_gb=1.0)["large"]["tile"]
     assert project.predict(tile="auto", memory_gb=2.0)["large"]["tile"] == first
-    limit = tile_memory_gb(first - 1, ARCHITECTURE.width)
+    limit = tile_memory_gb(ARCHITECTURE.geometry, first - 1, ARCHITECTURE.width)
     assert project.predict(tile="auto", memory_gb=limit)["large"]["tile"] < first
 
 

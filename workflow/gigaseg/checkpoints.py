@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .patches import Batch
-from .unet import UNet
+from .unet import Network
 
 State = dict[str, Tensor]
 
@@ -85,14 +85,14 @@ class Recorder(lightning.Callback):
         self.write(row | {"learning_rate": self._rate})
 
 
-def re_estimate_batch_norm(network: UNet, batches: Iterable[Batch]) -> None:
+def re_estimate_batch_norm(network: Network, batches: Iterable[Batch]) -> None:
     """Replace running statistics of batch normalisation by means over tiles.
 
     During training they trail behind the weights and see one deformed tile at a time.
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Changed in place; nothing happens if it has no batch normalisation.
     batches : iterable
         Training tiles as prediction will read them: not deformed.

@@ -22,8 +22,9 @@ from torch.nn import functional
 from .checkpoints import Checkpoint, Recorder, copy_state, re_estimate_batch_norm
 from .classes import IGNORED
 from .curves import Scores, learning_rate_factor
+from .networks import build
 from .patches import Batch, TrainingBatches, ValidationBatches
-from .unet import Architecture, UNet
+from .unet import Architecture, Network
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +66,17 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 
 
 class Segmentation(lightning.LightningModule):
-    """A U-Net with its loss, optimiser and schedule.
+    """A network with its loss, optimiser and schedule.
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Trained in place.
     settings : mapping
         Section ``training``.
     """
 
-    def __init__(self, network: UNet, settings: Mapping[str, Any]) -> None:
+    def __init__(self, network: Network, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
@@ -83,21 +84,28 @@ class Segmentation(lightning.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the logits of the output window: with ``same`` padding, the context is cut off."""
-        logits = self.network(image)
-        if self.network.architecture.padding == "same":
-            context = self.network.architecture.geometry.context
-            logits = logits[..., context:-context, context:-context]
-        return logits
+        return self.within_context(self.network(image))
+
+    def within_context(self, logits: Tensor) -> Tensor:
+        """Cut off what zero padding reaches; unpadded networks have done so themselves."""
+        if self.network.architecture.padding == "valid":
+            return logits
+        context = self.network.architecture.geometry.context
+        return logits[..., context:-context, context:-context]
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """Return the loss of a batch.
+        """Return the loss of a batch: the mean over all outputs of the network.
 
         Raises
         ------
         FloatingPointError
             If it is not finite; with the step, the learning rate and the tiles.
         """
-        loss = weighted_cross_entropy(self(batch["image"]), batch["labels"], batch["weights"])
+        losses = [
+            weighted_cross_entropy(self.within_context(o), batch["labels"], batch["weights"])
+            for o in self.network.outputs(batch["image"])
+        ]
+        loss = sum(losses[1:], losses[0]) / len(losses)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.global_step} with learning rate "
@@ -153,26 +161,14 @@ class Segmentation(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def count_parameters(architecture: Architecture) -> int:
-    """Return the number of trained values, without drawing any.
-
-    Examples
-    --------
-    >>> count_parameters(Architecture())  # the paper's network
-    31030658
-    """
-    with torch.device("meta"):
-        return sum(values.numel() for values in UNet(architecture).parameters())
-
-
-def initialise(architecture: Architecture, seed: int) -> UNet:
+def initialise(architecture: Architecture, seed: int) -> Network:
     """Return a new network whose weights depend on the seed only."""
     torch.manual_seed(seed)
-    return UNet(architecture)
+    return build(architecture)
 
 
 def fit(
-    network: UNet,
+    network: Network,
     settings: Mapping[str, Any],
     batches: TrainingBatches,
     validation: ValidationBatches | None,
@@ -182,7 +178,7 @@ def fit(
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Trained in place.
     settings : mapping
         Section ``training``, with device and precision settled by `settle`.

@@ -22,7 +22,8 @@ from ..manifests import write_atomically, write_manifest
 from ..patches import TrainingBatches, ValidationBatches, resample_fast
 from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within
-from ..training import count_parameters, fit, initialise
+from ..networks import count_parameters
+from ..training import fit, initialise
 from ..unet import Architecture
 from . import read_entries, stamp
 
