@@ -42,12 +42,11 @@ class FCN(Network):
         # Unpadded, pixels that lack a neighbour are left out: one more on each side.
         padding = 2 if architecture.padding == "valid" else 1
         how: dict[str, Any] = {"stride": 2, "padding": padding, "groups": classes, "bias": False}
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(classes, classes, 4, **how) for _ in range(depth)
-        )
+        enlargers = [nn.ConvTranspose2d(classes, classes, 4, **how) for _ in range(depth)]
+        self.up = nn.ModuleList(enlargers)
         line = torch.tensor([0.25, 0.75, 0.75, 0.25])
         with torch.no_grad():
-            for layer in self.up:
+            for layer in enlargers:
                 layer.weight.copy_(torch.outer(line, line))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .geometry import Window, read_mirrored
 from .lanes import Answer, Lane, Work, open_lane
+from .networks import at_depth, build
 from .runtime import Runtime
 from .tiling import TileGrid
-from .networks import at_depth, build
 from .unet import Architecture, Network
 
 # Rotations by multiples of 90 degrees and their mirror images: (quarter turns, transposed).

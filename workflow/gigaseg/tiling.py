@@ -123,7 +123,8 @@ def choose_tile(
     if not affordable:
         raise ValueError(
             f"the smallest tile, {tiles[0]} px, takes "
-            f"{tile_memory_gb(geometry, tiles[0], width):.2f} GB at width {width}: raise prediction.memory_gb, which is {memory_gb}"
+            f"{tile_memory_gb(geometry, tiles[0], width):.2f} GB at width {width}: raise "
+            f"prediction.memory_gb, which is {memory_gb}"
         )
     within = [tile for tile in affordable if tile <= LARGEST_TILE[device]] or affordable[:1]
     return min(within, key=lambda tile: (_pixels_read(geometry, tile, shape), -tile))
@@ -164,13 +165,13 @@ def check_tile(
 def tile_memory_gb(geometry: UNetGeometry, tile: int, width: int) -> float:
     """Estimate the memory that the activations of one tile take, in GB.
 
-    A U-Net: at the peak, in the last merging block, 4 * width features of the first level are alive (skip
-    connection and up-convolution, and the two concatenated), or 2 * width concatenated features,
-    the convolution's output of width, and a working copy of both in the library's own layout; the
-    skip connections of lower levels add at most width. That is below 8 * width float32 values per
-    pixel of the tile. A U-Net++ keeps ``depth`` maps of the first level instead of one, and as many
-    again below, and concatenates them all: below 4 * (depth + 1) * width, as much at depth 1. A
-    fully convolutional network concatenates nothing, and takes no more than a U-Net.
+    A U-Net: at the peak, in the last merging block, 4 * width features of the first level are
+    alive (skip connection and up-convolution, and the two concatenated), or 2 * width concatenated
+    features, the convolution's output of width, and a working copy of both in the library's own
+    layout; the skip connections of lower levels add at most width. That is below 8 * width float32
+    values per pixel of the tile. A U-Net++ keeps ``depth`` maps of the first level instead of one,
+    and as many again below, and concatenates them all: below 4 * (depth + 1) * width, as much at
+    depth 1. A fully convolutional network concatenates nothing, and takes no more than a U-Net.
     """
     skips = geometry.depth if geometry.kind == "unet++" else 1
     return 4 * (skips + 1) * width * 4 * tile**2 / 1e9

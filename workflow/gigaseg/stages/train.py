@@ -14,17 +14,20 @@ import numpy as np
 from ..checkpoints import Checkpoint
 from ..classes import NAMES
 from ..curves import COLUMNS, format_row
+from ..depths import format_table, score_depths, time_depths
 from ..fingerprints import canonical_json, digest, fingerprint
 from ..geometry import UNetGeometry
+from ..lanes import open_lane
 from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
-from ..patches import TrainingBatches, ValidationBatches, resample_fast
-from ..runtime import choose_runtime
-from ..sampling import TileSource, load_within
 from ..networks import count_parameters
+from ..patches import Batch, TrainingBatches, ValidationBatches, resample_fast
+from ..runtime import Runtime, choose_runtime
+from ..sampling import TileSource, load_within
+from ..sizing import choose_sizes
 from ..training import fit, initialise
-from ..unet import Architecture
+from ..unet import Architecture, Network
 from . import read_entries, stamp
 
 logger = logging.getLogger(__name__)
@@ -48,7 +51,8 @@ def run(
     ----------
     manifest : Path
         Written last. Beside it lies the folder ``fold-<k>`` with ``best.safetensors``,
-        ``last.safetensors``, ``metrics.csv`` and, written after these, ``model.json``.
+        ``last.safetensors``, ``metrics.csv``, ``depths.csv`` (scores and cost of each depth at
+        which the network can predict) and, written after these, ``model.json``.
     weigh : sequence of Path
         Manifests of the lots with targets and weights.
     settings : mapping
@@ -63,20 +67,19 @@ def run(
     Raises
     ------
     ValueError
-        If the tile does not fit the network, no training sample is left, a class has no voxel, the
-        samples differ in their number of channels, or a GPU that is asked for is missing.
+        If the tile does not fit the network, ``auto`` finds none that fits the memory, no training
+        sample is left, a class has no voxel, the samples differ in their number of channels, or a
+        GPU that is asked for is missing.
     FloatingPointError
         If the loss is not finite.
     """
-    UNetGeometry(settings["network"]["depth"], settings["network"]["padding"]).check(
-        settings["training"]["tile"]
-    )
     lesson = read_lesson(_entries(weigh), settings)
+    sized = _settle_sizes(settings, lesson)
     folder = manifest.with_suffix("")
-    made_from = _fingerprint(lesson, settings, code)
+    made_from = _fingerprint(lesson, sized, code)
     with Construction(folder, made_from, marker="model.json") as construction:
         if not construction.committed:
-            facts = _train(folder, lesson, settings, threads)
+            facts = _train(folder, lesson, sized, threads)
             facts |= {"fingerprint": digest(made_from), "made_from": made_from}
             write_atomically(folder / "model.json", canonical_json(facts, indent=1) + "\n")
     names = {part: list(found) for part, found in lesson.identities.items()}
@@ -93,6 +96,18 @@ def run(
             **stamp(settings, code),
         },
     )
+
+
+def _settle_sizes(settings: Mapping[str, Any], lesson: Lesson) -> dict[str, Any]:
+    """Return the settings with numbers for what is ``auto``, and check the tile."""
+    network, training, reasons = choose_sizes(
+        settings["network"], settings["training"], lesson.extent
+    )
+    for reason in reasons:
+        logger.info("chose %s", reason)
+    geometry = UNetGeometry(network["depth"], network["padding"], network["kind"])
+    geometry.check(training["tile"])
+    return {**settings, "network": network, "training": training, "chosen": reasons}
 
 
 def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict[str, Any]:
@@ -132,9 +147,11 @@ def _train(
     network = initialise(architecture, training["seed"])
     with (folder / "metrics.csv").open("w") as table:
         best, last = fit(network, training, batches, validation, _recorder(table, training))
+    network.load_state_dict(best.state)
     return {
         **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
         "settings": {key: settings[key] for key in ("network", "training")},
+        "chosen": settings["chosen"],
         "architecture": architecture.to_dict(),
         "parameters": count_parameters(architecture),
         "classes": NAMES[settings["target"]],
@@ -145,6 +162,7 @@ def _train(
         "left_out": lesson.left_out,
         **{key: training[key] for key in ("device", "precision")},
         **_write_weights(folder, {"best": best, "last": last}),
+        "depths": _write_depths(folder, network, validation or (), runtime),
     }
 
 
@@ -191,6 +209,18 @@ def _batches(
         logger.warning("there are no validation samples: the best weights are the last")
         return batches, None
     return batches, ValidationBatches(held_out, VALIDATION_TILES)
+
+
+def _write_depths(
+    folder: Path, network: Network, validation: Iterable[Batch], runtime: Runtime
+) -> list[dict[str, float | None]]:
+    """Write a table of what each depth scores and costs; return what is the same in every run."""
+    lane = open_lane(runtime.device)
+    rows = score_depths(network, validation, lane.device)
+    seconds = time_depths(network, runtime, lane)
+    timed = [{**row, "seconds_per_mpx": seconds[int(row["depth"])]} for row in rows]
+    write_atomically(folder / "depths.csv", format_table(timed))
+    return [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows]
 
 
 def _line(row: Mapping[str, float], steps: int) -> str:
