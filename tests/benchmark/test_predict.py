@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 
 STORAGE = {"chunk": 256, "shard": 1024, "smallest_level": 256}
 INTENSITY = {"method": "percentile", "low": 1.0, "high": 99.8, "per": "volume"}
-PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1, "checkpoint": "best"}
+PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1, "depth": None}
+PREDICTION |= {"checkpoint": "best"}
 PREDICTION |= {"compile": "never", "device": "cpu", "precision": "float32"}
 
 PAPER = 1_468_000  # operations per output pixel of the paper's network, context not counted

@@ -5,13 +5,19 @@ from itertools import product
 import numpy as np
 import torch
 from gigaseg.geometry import UNetGeometry, Window, blocks, mirror_indices, read_mirrored
+from gigaseg.networks import build
 from gigaseg.tiling import TileGrid
-from gigaseg.unet import Architecture, UNet
+from gigaseg.unet import Architecture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 extents = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=3)
-geometries = st.builds(UNetGeometry, st.integers(1, 5), st.sampled_from(["valid", "same"]))
+geometries = st.builds(
+    UNetGeometry,
+    st.integers(1, 5),
+    st.sampled_from(["valid", "same"]),
+    st.sampled_from(["unet", "unet++", "fcn"]),
+)
 
 
 @settings(deadline=None)
@@ -65,7 +71,8 @@ def test_the_input_size_is_the_smallest_that_suffices(geometry, output):
 @given(geometry=geometries, more=st.integers(0, 2))
 def test_networks_return_what_the_geometry_says(geometry, more):
     tile = geometry.smallest + more * geometry.lattice
-    network = UNet(Architecture(depth=geometry.depth, width=1, padding=geometry.padding)).eval()
+    shape_of = {"depth": geometry.depth, "padding": geometry.padding, "kind": geometry.kind}
+    network = build(Architecture(width=1, **shape_of)).eval()
     with torch.inference_mode():
         shape = network(torch.zeros(1, 1, tile, tile)).shape[-2:]
     kept = geometry.output_size(tile)

@@ -15,21 +15,23 @@ from gigaseg.geometry import UNetGeometry, Window
 from gigaseg.inference import SYMMETRIES, Predictor, predict_image, prepare
 from gigaseg.intensity import measure
 from gigaseg.lanes import CpuLane
+from gigaseg.networks import at_depth, build
 from gigaseg.runtime import Runtime
 from gigaseg.stages import predict
 from gigaseg.tiling import TileGrid
-from gigaseg.unet import Architecture, UNet
+from gigaseg.unet import Architecture
 from gigaseg.volumes import commit_image, create_array, open_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PADDINGS = ("valid", "same")
+KINDS = ("unet", "unet++", "fcn")
 
 
-def network(depth, padding="valid", *, channels=1, classes=2, width=2, seed=0):
+def network(depth, padding="valid", *, kind="unet", channels=1, classes=2, width=2, seed=0):
     """A network with random weights and biases: zero biases would hide errors at the edges."""
     torch.manual_seed(seed)
-    network = UNet(Architecture(channels, classes, depth, width, padding))
+    network = build(Architecture(channels, classes, depth, width, padding, kind=kind))
     model = prepare(network, torch.device("cpu"))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -80,8 +82,9 @@ def largest_difference(a, b):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 5])
-def test_tiled_prediction_is_the_whole_prediction(depth, padding):
-    model = network(depth, padding, width=1 if depth > 3 else 2)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiled_prediction_is_the_whole_prediction(kind, depth, padding):
+    model = network(depth, padding, kind=kind, width=1 if depth > 3 else 2)
     image = picture(1, 3 * 2**depth + 5, 2 * 2**depth + 1)
     expected = whole(model, image)
     for steps in (1, 2, 3):
@@ -93,13 +96,14 @@ def test_tiled_prediction_is_the_whole_prediction(depth, padding):
 @given(
     depth=st.integers(1, 3),
     padding=st.sampled_from(PADDINGS),
+    kind=st.sampled_from(KINDS),
     size=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     steps=st.integers(1, 4),
     channels=st.integers(1, 3),
     classes=st.integers(2, 3),
 )
-def test_any_size_and_tile(depth, padding, size, steps, channels, classes):
-    model = network(depth, padding, channels=channels, classes=classes)
+def test_any_size_and_tile(depth, padding, kind, size, steps, channels, classes):
+    model = network(depth, padding, kind=kind, channels=channels, classes=classes)
     grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, steps))
     image = picture(channels, *size)
     result = predict_image(Predictor(model), image, grid)
@@ -118,8 +122,9 @@ def test_images_smaller_than_the_context(size, padding):
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("symmetry", SYMMETRIES)
-def test_each_symmetry_is_that_of_the_whole_plane(symmetry, padding):
-    model = network(2, padding)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_symmetry_is_that_of_the_whole_plane(kind, symmetry, padding):
+    model = network(2, padding, kind=kind)
     grid = TileGrid(model.architecture.geometry, tile_of(model.architecture.geometry, 3))
     predictor = Predictor(model)
     predictor.symmetries = (symmetry,)
@@ -128,14 +133,27 @@ def test_each_symmetry_is_that_of_the_whole_plane(symmetry, padding):
     assert largest_difference(result, whole(model, image, symmetry)) < 1e-5
 
 
-def test_eight_symmetries_are_averaged():
+@pytest.mark.parametrize("count", [7, 8])
+def test_symmetries_are_averaged(count):
+    """The paper averages seven: all but the mirror image that is turned three times."""
     model = network(2)
     grid = TileGrid(model.architecture.geometry, 44 + 12)
     image = picture(1, 21, 33)
-    expected = np.mean([whole(model, image, symmetry) for symmetry in SYMMETRIES], axis=0)
-    result = predict_image(Predictor(model, symmetries=8), image, grid)
+    each = [whole(model, image, symmetry) for symmetry in SYMMETRIES]
+    result = predict_image(Predictor(model, symmetries=count), image, grid)
     assert len(set(SYMMETRIES)) == 8
-    assert largest_difference(result, expected) < 1e-5
+    assert largest_difference(result, np.mean(each[:count], axis=0)) < 1e-5
+    assert largest_difference(result, np.mean(each[: 15 - count], axis=0)) > 1e-5
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_lesser_depth_of_a_nested_network_is_seamless(depth, padding):
+    model = prepare(at_depth(network(3, padding, kind="unet++"), depth), torch.device("cpu"))
+    geometry = model.architecture.geometry
+    image = picture(1, 27, 41)
+    result = predict_image(Predictor(model), image, TileGrid(geometry, tile_of(geometry, 2)))
+    assert largest_difference(result, whole(model, image)) < 1e-5
 
 
 class FullOutput(TileGrid):
@@ -147,11 +165,12 @@ class FullOutput(TileGrid):
 
 
 @pytest.mark.parametrize("depth", [3, 4])
-def test_stepping_by_the_full_output_is_wrong(depth):
-    model = network(depth)
-    geometry = UNetGeometry(depth)
+@pytest.mark.parametrize(("kind", "surplus"), [("unet", 4), ("unet++", 4), ("fcn", 2)])
+def test_stepping_by_the_full_output_is_wrong(kind, surplus, depth):
+    model = network(depth, kind=kind)
+    geometry = model.architecture.geometry
     tile = tile_of(geometry, 2)
-    assert geometry.output_size(tile) % geometry.lattice == 4
+    assert geometry.output_size(tile) % geometry.lattice == surplus
     image = picture(1, 3 * tile // 2, tile)
     expected = whole(model, image)
     wrong = predict_image(Predictor(model), image, FullOutput(geometry, tile))

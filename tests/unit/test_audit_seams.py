@@ -27,6 +27,7 @@ PREDICTION = {
     "batch": 1,
     "symmetries": 1,
     "checkpoint": "best",
+    "depth": None,
     "compile": "never",
 }
 

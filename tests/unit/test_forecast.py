@@ -33,9 +33,10 @@ from gigaseg.forecast import (
     total,
     training_memory,
 )
-from gigaseg.geometry import blocks
+from gigaseg.geometry import UNetGeometry, blocks
 from gigaseg.ledger import Construction
 from gigaseg.manifests import read_manifest, write_manifest
+from gigaseg.networks import count_parameters
 from gigaseg.outlook import (
     CAUTION,
     Machine,
@@ -49,16 +50,23 @@ from gigaseg.outlook import (
 )
 from gigaseg.plan import load
 from gigaseg.pyramids import create_pyramid
+from gigaseg.sizing import training_bytes
 from gigaseg.stages import forecast as stage
 from gigaseg.stages import train
 from gigaseg.survey import earlier, jobs_left, measure
-from gigaseg.training import count_parameters
 from gigaseg.unet import Architecture
 
-NETWORK = {"depth": 4, "width": 16, "padding": "valid"}
-PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1}
+NETWORK = {"kind": "unet", "depth": 4, "width": 16, "padding": "valid"}
+PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1, "depth": None}
 PREDICTION |= {"device": "auto", "precision": "auto", "jobs_per_sample": 1}
-TRAINING = {"tile": 316, "batch": 1, "steps": 100, "device": "auto", "precision": "auto"}
+TRAINING = {
+    "tile": 316,
+    "batch": 1,
+    "memory_gb": 2.0,
+    "steps": 100,
+    "device": "auto",
+    "precision": "auto",
+}
 EXPERIMENT = {"network": NETWORK, "prediction": PREDICTION, "training": TRAINING}
 EXPERIMENT |= {"target": "foreground", "evaluation": {"thresholds": [0.5]}}
 EXPERIMENT |= {"view": {"pane": 1024}}
@@ -130,13 +138,30 @@ def test_nothing_stored_needs_nothing():
 @pytest.mark.parametrize(("channels", "depth", "width"), [(1, 4, 64), (3, 2, 5), (2, 1, 8)])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_parameters_are_counted(channels, classes, depth, width):
-    network = Architecture(channels, classes, depth, width)
-    assert parameters(channels, classes, depth, width) == count_parameters(network)
+    for kind in ("unet", "unet++", "fcn"):
+        network = Architecture(channels, classes, depth, width, kind=kind)
+        told = {"kind": kind, "depth": depth, "width": width}
+        assert parameters(channels, classes, told) == count_parameters(network)
+
+
+def test_what_is_auto_is_forecast_as_what_it_may_take():
+    known = training_memory(NETWORK, TRAINING)
+    one = {**TRAINING, "memory_gb": 1.5}
+    assert training_memory(NETWORK, {**one, "tile": "auto"}) == 1.5e9
+    assert training_memory({**NETWORK, "depth": "auto"}, {**one, "tile": "auto"}) == 1.5e9
+    assert training_memory(NETWORK, {**one, "batch": "auto"}) == 1.5e9
+    assert training_memory(NETWORK, {**one, "batch": "auto", "memory_gb": 0.01}) == known
+    deepest = parameters(1, 2, {**NETWORK, "depth": 5})
+    assert parameters(1, 2, {**NETWORK, "depth": "auto"}) == deepest
+    small = replace(PLANE, shape=(1, 1, 100, 400))  # no deeper than 4
+    assert prediction_memory(small, {**NETWORK, "depth": "auto"}, PREDICTION, 1024) == (
+        prediction_memory(small, NETWORK, PREDICTION, 1024)
+    )
 
 
 def test_training_keeps_maps_of_every_pixel_of_a_batch():
     once = training_memory(NETWORK, TRAINING)
-    assert once == 3 * 8 * 4 * 16 * 316**2
+    assert once == training_bytes(UNetGeometry(4), 16, 316)
     assert training_memory(NETWORK, {**TRAINING, "batch": 4}) == 4 * once
 
 

@@ -14,6 +14,7 @@ from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
 from gigaseg.ledger import read_attempts
 from gigaseg.manifests import read_manifest, write_manifest
+from gigaseg.networks import at_depth, build
 from gigaseg.runtime import Runtime, hardware_name
 from gigaseg.stages import predict, predict_open, predict_part, read_entries
 from gigaseg.tiling import TileGrid, tile_memory_gb
@@ -84,15 +85,15 @@ class Project:
             {"stage": "convert", "lot": "d-0000", "samples": entries},
         )
 
-    def write_model(self, seed):
+    def write_model(self, seed, architecture=ARCHITECTURE):
         torch.manual_seed(seed)
-        self.network = UNet(ARCHITECTURE).eval()
+        self.network = build(architecture).eval()
         folder = self.root / "train/e/fold-0"
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("best", "last"):
             save_file(self.network.state_dict(), folder / f"{name}.safetensors")
         metadata = {
-            "architecture": ARCHITECTURE.to_dict(),
+            "architecture": architecture.to_dict(),
             "intensity": INTENSITY,
             "target": "interior_boundary",
             "weights": {"best": "best.safetensors", "last": "last.safetensors"},
@@ -129,6 +130,7 @@ class Project:
                 "batch": 1,
                 "symmetries": 1,
                 "checkpoint": "best",
+                "depth": None,
                 "compile": "auto",
                 **changes,
             },
@@ -181,11 +183,11 @@ def project(tmp_path):
     return Project(tmp_path, {"large": (1, 2, 70, 50), "small": (1, 1, 9, 13)})
 
 
-def expected(project, name, tile):
+def expected(project, name, tile, network=None):
     """Oracle: plane by plane, each in one call, from the arrays in memory."""
     image = project.images[name]
-    grid = TileGrid(ARCHITECTURE.geometry, tile)
-    predictor = Predictor(project.network)
+    predictor = Predictor(network or project.network)
+    grid = TileGrid(predictor.network.architecture.geometry, tile)
     planes = []
     for z in range(image.shape[1]):
         offset, scale = intensity_window(statistics(image), INTENSITY, z)
@@ -238,6 +240,24 @@ def test_what_changes_values_is_in_the_fingerprint(project, change):
     first = project.predict()
     second = project.predict(**change)
     assert all(first[name]["fingerprint"] != second[name]["fingerprint"] for name in first)
+
+
+def test_a_lesser_depth_of_a_nested_network_is_another_model(project):
+    nested = replace(ARCHITECTURE, kind="unet++", depth=2)
+    project.write_model(0, nested)
+    whole = project.predict()
+    part = project.predict(depth=1)
+    for name in whole:
+        assert whole[name]["fingerprint"] != part[name]["fingerprint"]
+        values = project.stored(name).array[:]
+        assert values.shape[0] == 2
+    part_of = at_depth(project.network, 1)
+    entry = part["small"]
+    np.testing.assert_array_equal(
+        project.stored("small").array[:], expected(project, "small", entry["tile"], part_of)
+    )
+    with pytest.raises(ValueError, match=r"prediction\.depth is 3, but this unet\+\+ was trained"):
+        project.predict(depth=3)
 
 
 def test_another_model_predicts_again(project):
@@ -437,7 +457,7 @@ def test_nodes_that_differ_agree_on_what_was_settled_first(project, monkeypatch,
 def test_less_memory_than_the_settled_tile_takes_begins_again(project):
     first = project.predict(tile="auto", memory_gb=1.0)["large"]["tile"]
     assert project.predict(tile="auto", memory_gb=2.0)["large"]["tile"] == first
-    limit = tile_memory_gb(first - 1, ARCHITECTURE.width)
+    limit = tile_memory_gb(ARCHITECTURE.geometry, first - 1, ARCHITECTURE.width)
     assert project.predict(tile="auto", memory_gb=limit)["large"]["tile"] < first
 
 

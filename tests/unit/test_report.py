@@ -598,6 +598,21 @@ def test_charts_lie_beside_the_page(whole):
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_accuracy_is_shown_against_cost(tmp_path):
+    for name, rows in {
+        "nested": "1,100.5,0.25,0.3,0.8,0.1\n2,200,0.5,0.2,0.9,0.05",
+        "plain": "2,150,,,,",
+    }.items():
+        write_model(tmp_path, name)
+        table = f"depth,multiply_adds,seconds_per_mpx,loss,dice,error\n{rows}\n"
+        (tmp_path / "train" / name / "fold-0" / "depths.csv").write_text(table)
+    page, manifest = make(tmp_path)
+    assert any(name.startswith("costs-") for name in manifest["figures"])
+    assert "<td>nested</td><td>0</td><td>2</td>" in page.html
+    for cell in ("100", "0.25", "0.9000", "–"):
+        assert f'<td class="num">{cell}</td>' in page.html
+
+
 def test_charts_of_earlier_pages_are_removed(tmp_path):
     write_model(tmp_path, "nuclei")
     make(tmp_path)

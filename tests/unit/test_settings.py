@@ -121,7 +121,10 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
         (change(instances={"threshold": 1}), "instances.threshold: 1 is not below 1"),
         (change(datasets={"cells": {}, "a" * 101: {}}), "has 101 characters, 100 are allowed"),
         (change(weights=None), "weights: null is not a section of keys"),
-        (change(prediction={"tile": "large"}), "prediction.tile: 'large' is not allowed (network"),
+        (
+            change(prediction={"tile": "large"}),
+            "prediction.tile: 'large' is not a whole number (or auto) (network",
+        ),
         (change(evaluation={"iou_thresholds": []}), "evaluation.iou_thresholds: [] has 0 entries"),
         (change(datasets={"cells": {}, "a b": {}}), "datasets.a b: not safe as a file name"),
         (change(datasets={"cells": {}, "<script>x</script>": {}}), "not safe as a file name"),
@@ -208,6 +211,24 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
             change(prediction={"tile": 573}),
             "experiments.one.prediction.tile: tile 573 px does not fit a network of depth 4 with "
             "padding 'valid': the next size that does is 588",
+        ),
+        (
+            change(network={"depth": "auto"}),
+            "experiments.one.training.tile: 316 px may not fit a network of depth auto: write "
+            "tile: auto, or a depth",
+        ),
+        (
+            change(prediction={"depth": 2}),
+            "experiments.one.prediction.depth: 2 is for networks of kind unet++, which can predict "
+            "at lesser depths: write null, as this is a unet",
+        ),
+        (
+            change(network={"kind": "unet++"}, prediction={"depth": 5}),
+            "experiments.one.prediction.depth: 5 is above network.depth, 4: choose 1 to 4",
+        ),
+        (
+            change(network={"kind": "unet++"}, prediction={"depth": 3, "tile": 204}),
+            "tile 204 px predicts 112 px",
         ),
     ],
 )
@@ -303,3 +324,15 @@ def test_changes_name_what_differs_from_the_defaults_once():
 
 def test_the_defaults_are_no_change():
     assert changes(complete({})) == []
+
+
+def test_what_is_auto_needs_no_tile():
+    auto = {"network": {"depth": "auto"}, "training": {"tile": "auto", "batch": "auto"}}
+    assert problems(change(**auto)) == []
+    [found] = problems(change(**auto, storage={"chunk": 16, "shard": 48}))
+    assert "48 px is no multiple of 2**depth = 32, as one needs: the next that is, is 64" in found
+
+
+def test_a_lesser_depth_decides_which_tiles_fit_prediction():
+    nested = {"network": {"kind": "unet++"}, "prediction": {"depth": 2, "tile": 44 - 4 + 8}}
+    assert problems(change(**nested, storage={"chunk": 16, "shard": 48})) == []

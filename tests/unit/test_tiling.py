@@ -45,7 +45,7 @@ def test_every_choice_is_legal_fits_the_blocks_and_the_memory(shape, padding, de
     geometry.check(tile)
     check_tile(geometry, tile, shape, (1024, 1024))
     assert tile <= LARGEST_TILE[device]
-    assert tile_memory_gb(tile, 64) <= 1.0
+    assert tile_memory_gb(geometry, tile, 64) <= 1.0
 
 
 def test_less_memory_gives_smaller_tiles():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gigaseg import lessons
+from gigaseg.inference import load_model
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.ledger import digest
 from gigaseg.lessons import Source
@@ -30,6 +31,7 @@ SETTINGS: dict[str, Any] = {
         "depth": 1,
         "width": 2,
         "padding": "valid",
+        "kind": "unet",
         "normalization": "none",
         "dropout": 0.0,
     },
@@ -38,6 +40,7 @@ SETTINGS: dict[str, Any] = {
         "steps": 4,
         "batch": 1,
         "tile": 30,
+        "memory_gb": 1.0,
         "optimizer": "adamw",
         "learning_rate": 0.01,
         "momentum": 0.99,
@@ -99,6 +102,7 @@ def write_sample(root: Path, name: str, *, channels: int = 1, objects: int = 3) 
         "image_store": f"../convert/d/{name}.ome.zarr",
         "fingerprint": hashlib.sha256(name.encode()).hexdigest(),
         "counts": np.bincount(target.ravel(), minlength=4).tolist(),
+        "cross_sections": {"count": objects, "diameter": 9.0},
     }
 
 
@@ -182,6 +186,33 @@ def test_two_runs_write_the_same_bytes(weigh: Path) -> None:
     one, two = run(weigh, "fold-0"), run(weigh, "fold-1")
     for file in ("best.safetensors", "last.safetensors", "metrics.csv", "model.json"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_what_is_auto_is_chosen_once_and_recorded(
+    weigh: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_ = {"network": {"depth": "auto"}, "training": {"tile": "auto", "batch": "auto"}}
+    with caplog.at_level(logging.INFO):
+        says = json.loads((run(weigh, **open_) / "model.json").read_text())
+    assert says["architecture"]["depth"] == says["settings"]["network"]["depth"] == 2
+    assert says["chosen"][0] == (
+        "depth 2, because objects are 9 px across (median) and each pixel sees 20 px to every side"
+    )
+    assert [reason.split(",")[0] for reason in says["chosen"][1:]] == ["tile 80 px", "batch 1"]
+    assert "chose depth 2, because" in caplog.text
+    assert (says["settings"]["training"]["tile"], says["settings"]["training"]["batch"]) == (80, 1)
+
+
+def test_a_tile_that_fits_no_memory_is_an_error(weigh: Path) -> None:
+    with pytest.raises(ValueError, match=r"raise training\.memory_gb, which is 1e-06"):
+        run(weigh, training={"tile": "auto", "memory_gb": 1e-6})
+
+
+@pytest.mark.parametrize("kind", ["unet++", "fcn"])
+def test_other_networks_are_trained(weigh: Path, kind: str) -> None:
+    folder = run(weigh, network={"kind": kind, "depth": 1}, training={"tile": 30})
+    network, says = load_model(folder / "model.json")
+    assert network.architecture.kind == says["architecture"]["kind"] == kind
 
 
 def test_a_finished_model_is_not_trained_again(weigh: Path) -> None:
@@ -278,7 +309,9 @@ def test_a_tile_must_fit_the_network(weigh: Path) -> None:
 
 def test_different_spacings_are_said(caplog: pytest.LogCaptureFixture) -> None:
     sample = Sample("d/a", np.zeros((1, 1, 2, 2)), None, None, np.zeros(1), np.ones(1))
-    sources = [Source(replace(sample, name=f"d/{y}"), [], (1.0, y, y), "") for y in (1.0, 2.0)]
+    sources = [
+        Source(replace(sample, name=f"d/{y}"), [], (1.0, y, y), "", None) for y in (1.0, 2.0)
+    ]
     with caplog.at_level(logging.WARNING):
         lessons._compare(sources)
     assert "d/1.0 is (1.0, 1.0, 1.0) µm, that of d/2.0 is (1.0, 2.0, 2.0) µm" in caplog.text

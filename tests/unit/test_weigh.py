@@ -114,6 +114,16 @@ def test_vanished_instances_are_reported(tmp_path, lot, caplog):
     assert "(ids 9)" in caplog.text
 
 
+def test_cross_sections_are_measured_in_planes_and_across_blocks(tmp_path, lot):
+    truth = np.zeros((2, 70, 50), np.uint32)
+    truth[0, 10:50, 10:40] = 4  # over several blocks, and in another plane again
+    truth[1, 10:20, 10:20], truth[1, 60:62, 0:2] = 4, 5
+    entry = run(tmp_path, lot({"a": truth}, "volume"))["a"]
+    assert entry["cross_sections"] == {"count": 3, "diameter": 2 * np.sqrt(100 / np.pi)}
+    empty = run(tmp_path, lot({"b": np.zeros((1, 40, 40), np.uint32)}))["b"]
+    assert empty["cross_sections"] == {"count": 0, "diameter": 0.0}
+
+
 def test_empty_labels_weigh_nothing_and_warn(tmp_path, lot, caplog):
     with caplog.at_level(logging.WARNING):
         entry = run(tmp_path, lot({"a": np.zeros((1, 40, 40), np.uint32)}))["a"]
@@ -152,3 +162,4 @@ def test_voxels_nobody_annotated_have_no_weight_and_are_background_to_others(
     assert marked["ignored"] == np.count_nonzero(unknown)
     assert plain["ignored"] == 0
     assert ignored not in marked["vanished"]
+    assert marked["cross_sections"] == plain["cross_sections"]

@@ -14,6 +14,8 @@ ALWAYS = {
     "snakemake --cores 8 predict_all",
     "snakemake --cores 8 all --configfile config/isbi2012.yaml",
     "snakemake --cores 8 all --configfile config/dsb2018.yaml",
+    "snakemake --cores 8 all --configfile config/paper.yaml",
+    "snakemake --cores 8 all --configfile config/ablation.yaml",
     "snakemake --workflow-profile profiles/slurm all",
     "snakemake --lint",
 }

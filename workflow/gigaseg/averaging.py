@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .patches import Batch
-from .unet import UNet
+from .unet import Network
 
 
 def average_decay(decay: float, step: int) -> float:
@@ -32,23 +32,23 @@ class Average:
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Where it starts; must be on its device.
     decay : float
         Weight of the past in each update, see `average_decay`.
 
     Attributes
     ----------
-    network : UNet
+    network : Network
         The average, a network like the one it follows.
     """
 
-    def __init__(self, network: UNet, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, network: UNet, step: int) -> None:
+    def update(self, network: Network, step: int) -> None:
         """Take in the weights of a network after its step, counted from 1."""
         new = 1 - average_decay(self.decay, step)
         pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
@@ -59,14 +59,14 @@ class Average:
                 mine.copy_(theirs)
 
 
-def re_estimate_batch_norm(network: UNet, batches: Iterable[Batch]) -> None:
+def re_estimate_batch_norm(network: Network, batches: Iterable[Batch]) -> None:
     """Replace running statistics of batch normalisation by means over tiles.
 
     During training they trail behind the weights and see one deformed tile at a time.
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Changed in place; nothing happens if it has no batch normalisation.
     batches : iterable
         Training tiles as prediction will read them: not deformed; on the network's device.

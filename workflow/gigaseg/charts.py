@@ -261,6 +261,24 @@ def threshold_charts(scores: pd.DataFrame) -> list[Drawing]:
     return draw_curves(charts, f"thresholds {place}")
 
 
+def cost_charts(models: Iterable[Model]) -> list[Chart]:
+    """Arrange what networks score over what they cost, by the data sets they are validated on.
+
+    There is one point for each depth at which a network can predict; one alone is no chart.
+    """
+    groups: dict[str, list[Curve]] = {}
+    for model in models:
+        if "dice" in model.depths:
+            names = {name.partition("/")[0] for name in model.manifest.get("validation", ())}
+            curve = Curve(model.experiment, model.depths["multiply_adds"], model.depths["dice"])
+            groups.setdefault(", ".join(sorted(names)), []).append(curve)
+    return [
+        Chart(f"Validation Dice by cost, {datasets}", "multiply-adds per pixel", curves)
+        for datasets, curves in groups.items()
+        if len({cost for curve in curves for cost in curve.x}) > 1
+    ]
+
+
 def learning_charts(models: Iterable[Model]) -> list[Chart]:
     """Arrange the histories of all models as charts: the loss, and each validation metric."""
     losses: list[Curve] = []

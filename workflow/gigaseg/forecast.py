@@ -15,6 +15,7 @@ from .classes import NAMES
 from .geometry import UNetGeometry
 from .panes import Panes
 from .phantoms import LARGEST_FIELD
+from .sizing import DEEPEST, deepest_within, training_bytes
 from .tiling import choose_tile, tile_memory_gb
 
 Shape = tuple[int, ...]
@@ -247,37 +248,61 @@ MAP_PIECE, MAP_CHUNK, MAP_HALO, MAP_LIST = 2**21, 256, 24, 2**26  # of evaluate,
 SPACE = 2**24  # voxels of a block of weigh in space, with its halo
 
 
-def parameters(channels: int, classes: int, depth: int, width: int) -> int:
-    """Count the parameters of the U-Net, without batch normalisation.
+def parameters(channels: int, classes: int, network: Any) -> int:
+    """Count the parameters of a network, without batch normalisation.
+
+    Parameters
+    ----------
+    channels, classes : int
+    network : mapping
+        ``kind``, ``width`` and ``depth``, the deepest there may be if that is ``auto``.
 
     Examples
     --------
-    >>> parameters(1, 2, 4, 64)  # the paper's
+    >>> parameters(1, 2, {"kind": "unet", "depth": 4, "width": 64})  # the paper's
     31030658
     """
+    kind, width = network["kind"], network["width"]
+    depth = DEEPEST if network["depth"] == "auto" else network["depth"]
     features = [width << level for level in range(depth + 1)]
-    double = [
-        9 * (a + b) * b + 2 * b for a, b in zip([channels, *features[:-1]], features, strict=True)
+    down = sum(_double(a, b) for a, b in zip([channels, *features[:-1]], features, strict=True))
+    if kind == "fcn":
+        return down + sum(classes * (f + 1) for f in features) + 16 * classes * depth
+    # The j-th node of a level joins j + 1 maps; a U-Net has one node on each.
+    nodes = [
+        (f, j)
+        for level, f in enumerate(features[:-1])
+        for j in range(1, depth - level + 1 if kind == "unet++" else 2)
     ]
-    up = [4 * 2 * f * f + f + 9 * 3 * f * f + 2 * f for f in features[:-1]]
-    return sum(double) + sum(up) + classes * (width + 1)
+    up = sum(8 * f * f + f + _double((j + 1) * f, f) for f, j in nodes)
+    heads = depth if kind == "unet++" else 1
+    return down + up + heads * classes * (width + 1)
+
+
+def _double(inputs: int, outputs: int) -> int:
+    """Count the parameters of two 3x3 convolutions."""
+    return 9 * (inputs + outputs) * outputs + 2 * outputs
 
 
 def training_memory(network: Any, training: Any) -> float:
     """Bytes that a training step keeps of its tiles for the way back.
 
-    Per pixel of the first level about 8 maps of its width are kept: four convolutions, the
-    concatenation of two and its copies. Each level below has half of the one above, together as
-    much again; the gradients of one level come on top.
+    What is ``auto`` is not chosen yet, but it will fit the memory that it may take.
     """
-    maps = 8 * 4 * network["width"] * training["tile"] ** 2 * training["batch"]
-    return 3.0 * maps
+    depth, tile, batch = network["depth"], training["tile"], training["batch"]
+    budget = 1e9 * training["memory_gb"]
+    if "auto" in (depth, tile):
+        return budget
+    geometry = UNetGeometry(depth, network["padding"], network["kind"])
+    each = training_bytes(geometry, network["width"], tile)
+    return max(each, budget) if batch == "auto" else batch * each
 
 
 def prediction_memory(size: Size, network: Any, prediction: Any, shard: int) -> float:
     """Bytes of one thread that predicts: the activations of a batch, and a block with its halo.
 
-    The activations are what `gigaseg.tiling.tile_memory_gb` says, by which the tile was chosen. Of
+    The activations are what `gigaseg.tiling.tile_memory_gb` says, by which the tile was chosen. If
+    the depth is ``auto``, they are those of the deepest network that images of this size allow. Of
     the block, raw values, their mirrored copy, and results with coarser levels are alive.
 
     Raises
@@ -285,14 +310,17 @@ def prediction_memory(size: Size, network: Any, prediction: Any, shard: int) -> 
     ValueError
         If no tile fits: see `gigaseg.tiling.choose_tile`.
     """
-    geometry = UNetGeometry(network["depth"], network["padding"])
     tile, width, plane = prediction["tile"], network["width"], size.shape[2:]
+    kind, padding = network["kind"], network["padding"]
+    depth = prediction["depth"] or network["depth"]
+    depth = deepest_within(min(plane), padding, kind) if depth == "auto" else depth
+    geometry = UNetGeometry(depth, padding, kind)
     if tile == "auto":
         memory = prediction["memory_gb"] / prediction["batch"]
         tile = choose_tile(geometry, plane, (shard, shard), width=width, memory_gb=memory)
     sides = [min(n, shard) + tile for n in plane]  # whole steps and the halo
     block = math.prod(sides) * (2 * size.shape[0] * size.itemsize + 4)
-    return 1e9 * tile_memory_gb(tile, width) * prediction["batch"] + block
+    return 1e9 * tile_memory_gb(geometry, tile, width) * prediction["batch"] + block
 
 
 def conversion_memory(size: Size, shard: int, threads: int) -> float:

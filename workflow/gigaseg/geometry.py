@@ -9,11 +9,14 @@ origin.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 Padding = Literal["valid", "same"]
+Kind = Literal["unet", "unet++", "fcn"]
+
+DOUBLE_CONVOLUTION = 2  # px that two 3x3 convolutions read beyond each side of their output
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ def read_mirrored(array: Any, window: Window) -> np.ndarray:
 
 @dataclass(frozen=True)
 class UNetGeometry:
-    """What a U-Net of a given depth and padding reads and writes.
+    """What a U-Net, or a relative with the same contracting path, reads and writes.
 
     Parameters
     ----------
@@ -180,30 +183,44 @@ class UNetGeometry:
         Number of 2x2 poolings, at least 1.
     padding : {"valid", "same"}
         ``valid`` is the paper's unpadded network.
+    kind : {"unet", "unet++", "fcn"}
+        How the levels are joined on the way up; see `gigaseg.networks`.
 
     Notes
     -----
-    Two 3x3 convolutions per level cost 2 pixels a side at that level, once on the way down, once
-    on the way up (except at the bottom), so an unpadded network of depth ``d`` consumes
-    ``context = 6 * 2**d - 4`` pixels per side: 92 at depth 4, where 572 gives 388 (Ronneberger et
-    al. 2015, fig. 1). A ``same`` network sees ``6 * 2**d - 4`` pixels but its zeros must stay out
-    of sight of every kept pixel, on the lattice: `context` is then ``6 * 2**d``.
+    Nothing here is a constant of a network: all follows from its layers, followed backwards from an
+    output pixel. Two 3x3 convolutions cost 2 pixels a side at their level, a pooling doubles what
+    lies below it, and an up-convolution halves it; that of a fully convolutional network has a
+    kernel of 4 and reads one pixel beyond.
+
+    An unpadded U-Net of depth ``d`` so consumes ``6 * 2**d - 4`` pixels per side: 92 at depth 4,
+    where 572 gives 388 (Ronneberger et al. 2015, fig. 1). In a U-Net++ the longest way is that of
+    the U-Net in it, so it consumes as much. A fully convolutional network, without convolutions on
+    the way up, consumes ``5 * 2**d - 3``. The zeros of ``same`` padding must stay out of sight of
+    every kept pixel: `context` is then what the pixel at a corner of the lattice sees, rounded up
+    to the lattice.
 
     Examples
     --------
     >>> paper = UNetGeometry(depth=4)
     >>> paper.context, paper.output_size(572), paper.step(572)
     (92, 388, 384)
+    >>> fcn = UNetGeometry(4, kind="fcn")
+    >>> fcn.context, fcn.output_size(540), fcn.step(540)
+    (77, 386, 384)
     """
 
     depth: int
     padding: Padding = "valid"
+    kind: Kind = "unet"
 
     def __post_init__(self) -> None:
         if self.depth < 1:
             raise ValueError(f"a U-Net needs depth >= 1, not {self.depth}")
         if self.padding not in ("valid", "same"):
             raise ValueError(f"padding is 'valid' or 'same', not {self.padding!r}")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind is 'unet', 'unet++' or 'fcn', not {self.kind!r}")
 
     @property
     def lattice(self) -> int:
@@ -213,12 +230,36 @@ class UNetGeometry:
     @property
     def context(self) -> int:
         """Pixels the network consumes per side."""
-        return 6 * self.lattice - (4 if self.padding == "valid" else 0)
+        if self.padding == "same":
+            return -(-self._sight // self.lattice) * self.lattice
+        tile, output = self._unpadded
+        return (tile - output) // 2
 
     @property
     def remainder(self) -> int:
         """Legal input sizes are congruent to this, modulo `lattice`."""
-        return 0 if self.padding == "same" else (-4) % self.lattice
+        return 0 if self.padding == "same" else self._unpadded[0] % self.lattice
+
+    @property
+    def _unpadded(self) -> tuple[int, int]:
+        """Sizes of input and output if nothing is padded and the lowest level is one pixel."""
+        tile, output = 1 + 2 * DOUBLE_CONVOLUTION, 1
+        for _ in range(self.depth):
+            tile = 2 * tile + 2 * DOUBLE_CONVOLUTION
+            # A kernel of 4 and stride 2 lacks a neighbour for the outermost pixel of each side.
+            output = 2 * output - (2 if self.kind == "fcn" else 2 * DOUBLE_CONVOLUTION)
+        return tile, output
+
+    @property
+    def _sight(self) -> int:
+        """Pixels to the left that the first pixel after a corner of the lattice sees."""
+        first = 0
+        for _ in range(self.depth):
+            first = (first - (1 if self.kind == "fcn" else DOUBLE_CONVOLUTION)) // 2
+        first -= DOUBLE_CONVOLUTION
+        for _ in range(self.depth):
+            first = 2 * first - DOUBLE_CONVOLUTION
+        return -first
 
     @property
     def smallest(self) -> int:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from .geometry import Window, read_mirrored
 from .lanes import Answer, Lane, Work, open_lane
+from .networks import at_depth, build
 from .runtime import Runtime
 from .tiling import TileGrid
-from .unet import Architecture, UNet
+from .unet import Architecture, Network
 
 # Rotations by multiples of 90 degrees and their mirror images: (quarter turns, transposed).
 SYMMETRIES = tuple((turns, flipped) for flipped in (False, True) for turns in range(4))
@@ -30,8 +31,10 @@ _PLAIN = Runtime("cpu", "float32")
 
 
 def load_model(
-    model_json: Path, checkpoint: Literal["best", "last"] = "best"
-) -> tuple[UNet, dict[str, Any]]:
+    model_json: Path,
+    checkpoint: Literal["best", "last"] = "best",
+    depth: int | None = None,
+) -> tuple[Network, dict[str, Any]]:
     """Load a trained network for prediction.
 
     Parameters
@@ -40,10 +43,12 @@ def load_model(
         Description of the model; the weights' file names are relative to its folder.
     checkpoint : {"best", "last"}
         Which weights.
+    depth : int, optional
+        Of the part of a U-Net++ that predicts; by default all of the network.
 
     Returns
     -------
-    network : UNet
+    network : Network
         In evaluation mode.
     metadata : dict
         Content of `model_json`.
@@ -51,7 +56,8 @@ def load_model(
     Raises
     ------
     ValueError
-        If the model is missing, or its weights are not finite or of another architecture.
+        If the model is missing, its weights are not finite or of another architecture, or it has no
+        output at this depth.
     """
     weights = model_json
     try:
@@ -62,7 +68,7 @@ def load_model(
         raise ValueError(
             f"{weights} is missing: make it again with `snakemake --cores all --forcerun train`"
         ) from error
-    network = UNet(Architecture(**metadata["architecture"]))
+    network = build(Architecture(**metadata["architecture"]))
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -70,6 +76,8 @@ def load_model(
     for name, values in state.items():
         if not torch.isfinite(values).all():
             raise ValueError(f"{weights}: {name} holds values that are not finite: train again")
+    if depth is not None:
+        network = at_depth(network, depth)
     return network.eval(), metadata
 
 
@@ -98,7 +106,7 @@ def normalise(image: Values, offset: Values, scale: Values) -> Tensor:
     return (raw.to(torch.float32) - offset) * scale
 
 
-def prepare(network: UNet, device: torch.device) -> UNet:
+def prepare(network: Network, device: torch.device) -> Network:
     """Put a network into evaluation mode, onto a device, and into the order fastest there.
 
     It is changed in place, so this is done once, before threads share it.
@@ -113,26 +121,27 @@ class Predictor:
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         On the lane's device, as `prepare` returns it. It is not changed.
     runtime : Runtime
         Device, precision, and whether the network is compiled.
     batch : int
         Tiles per call of the network. Every call gets this many, since another number may change
         the last bits.
-    symmetries : {1, 8}
-        Average the probabilities over this many rotations and mirror images of each tile.
+    symmetries : {1, 7, 8}
+        Average the probabilities over this many rotations and mirror images of each tile: the first
+        of `SYMMETRIES`, so 7 leaves out the mirror image that is turned three times.
     lane : Lane, optional
         Where batches are computed, shared with others; by default one thread or the first GPU.
     """
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         runtime: Runtime = _PLAIN,
         *,
         batch: int = 1,
-        symmetries: Literal[1, 8] = 1,
+        symmetries: Literal[1, 7, 8] = 1,
         lane: Lane | None = None,
     ) -> None:
         self.runtime = runtime

@@ -10,6 +10,7 @@ import numpy as np
 from .classes import NAMES, count_classes
 from .intensity import intensity_window
 from .sampling import Sample
+from .sizing import Extent, Objects
 from .volumes import open_arrays, open_volume
 from .weights import class_balance
 
@@ -24,6 +25,7 @@ class Source:
     counts: Sequence[int]
     spacing: tuple[float, ...]
     fingerprint: str
+    objects: Objects
 
     @property
     def channels(self) -> int:
@@ -43,6 +45,12 @@ class Lesson:
     def channels(self) -> int:
         """Number of image channels, the same for all samples."""
         return self.train[0].channels
+
+    @property
+    def extent(self) -> Extent:
+        """How large images and objects are, of the training samples."""
+        shapes = [source.sample.image.shape[1:] for source in self.train]
+        return Extent.of(shapes, [source.objects for source in self.train])
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -109,7 +117,8 @@ def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> 
     ]
     offset, scale = (np.stack(column) for column in zip(*windows, strict=True))
     sample = Sample(name, volume.array, arrays["target"], arrays["separation"], offset, scale)
-    return Source(sample, entry["counts"], volume.spacing, entry["fingerprint"])
+    objects = Objects(**entry["cross_sections"])
+    return Source(sample, entry["counts"], volume.spacing, entry["fingerprint"], objects)
 
 
 def _compare(sources: Sequence[Source]) -> None:

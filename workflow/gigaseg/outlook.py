@@ -15,7 +15,7 @@ ADVICE = {
     "phantom": "draw smaller samples (phantom: shape)",
     "convert": "save the file in tiles, or its planes as files of their own",
     "weigh": "lower storage.shard",
-    "train": "lower training.tile, training.batch or network.width",
+    "train": "lower training.tile, training.batch (training.memory_gb, if auto) or network.width",
     "predict": "lower prediction.memory_gb, prediction.batch or storage.shard",
     "tune": "validate on smaller samples",
     "split": "cut the volume into smaller samples, or split plane by plane (objects: plane)",

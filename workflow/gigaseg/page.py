@@ -1,6 +1,7 @@
 """Turn records and scores into what the report's template shows: words, numbers and charts."""
 
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +13,7 @@ import pandas as pd
 
 from . import comparison as compare
 from .benchmarks import duration, memory
-from .charts import draw_curves, learning_charts
+from .charts import cost_charts, draw_curves, learning_charts
 from .choices import describe_choices
 from .comparison import describe_key
 from .foresight import compare_forecast
@@ -135,10 +136,13 @@ def kinds_of_objects(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _training(models: Sequence[Model]) -> dict[str, Any]:
     charts = learning_charts(models)
+    costs = draw_curves(cost_charts(models), "costs")
     facts = [_model_facts(model) for model in models]
     columns = list(dict.fromkeys(name for own in facts for name in own))
     return {
         "learning": draw_curves(charts, "learning"),
+        "costs": costs,
+        "depths": [row for model in models for row in _depths(model)],
         "model_columns": columns,
         "models": [
             {
@@ -151,11 +155,31 @@ def _training(models: Sequence[Model]) -> dict[str, Any]:
     }
 
 
+def _depths(model: Model) -> list[dict[str, Any]]:
+    """Say what a model scores and costs at each depth."""
+    rows, columns = len(model.depths.get("depth", ())), model.depths
+
+    def text(name: str, row: int, form: str) -> str:
+        value = columns[name][row] if name in columns else math.nan
+        return "–" if math.isnan(value) else format(value, form)
+
+    shown = {"depth": ".0f", "multiply_adds": ",.0f", "seconds_per_mpx": ".3g"}
+    shown |= dict.fromkeys(("loss", "dice", "error"), ".4f")
+    return [
+        {
+            "experiment": model.experiment,
+            "fold": model.fold,
+            "values": [text(name, row, form) for name, form in shown.items()],
+        }
+        for row in range(rows)
+    ]
+
+
 def _model_facts(model: Model) -> dict[str, str]:
     """Pick what tells models apart; what a model does not say is left out."""
     says = model.description
     architecture = says.get("architecture", {})
-    shown = ("depth", "width", "padding", "normalization")
+    shown = ("kind", "depth", "width", "padding", "normalization")
     facts = {name: architecture.get(name) for name in shown}
     parameters = says.get("parameters")
     facts["parameters"] = None if parameters is None else f"{parameters:,}"

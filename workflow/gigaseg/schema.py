@@ -115,6 +115,10 @@ def _complaint(error: jsonschema.ValidationError) -> str:
             return f"{value} has {len(error.instance)} characters, {limit} are allowed"
         case "minItems" | "maxItems" | "minProperties" | "minLength":
             return f"{value} has {len(error.instance)} entries, not {limit}"
+        case "anyOf" if words := [e for e in error.context if e.validator == "const"]:
+            others = (e for e in error.context if e.validator != "const")
+            complaints = (f"{_complaint(e)} (or {words[0].validator_value})" for e in others)
+            return next(complaints, f"{value} is not allowed")
         case _:
             return f"{value} is not allowed"
 

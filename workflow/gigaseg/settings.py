@@ -5,11 +5,13 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from . import grids
 from .geometry import UNetGeometry
 from .schema import Path_, Problem, follow, read_schema, validate
+from .sizing import DEEPEST
 
 # An overlay that names data sets or experiments means those and no others; everything else of an
 # overlay is merged into the defaults.
@@ -210,9 +212,15 @@ def _check_network(
     where: Path_, experiment: Mapping[str, Any], storage: Mapping[str, Any]
 ) -> Iterator[Problem]:
     """Check the tiles against the network, and the lattice and the step against the shards."""
-    chunk, shard = storage["chunk"], storage["shard"]
+    network, chunk, shard = experiment["network"], storage["chunk"], storage["shard"]
+    if network["depth"] == "auto":
+        yield from _check_auto(where, experiment)
+        network = {**network, "depth": DEEPEST}  # of the lattices, that which all others divide
+    lesser = experiment["prediction"]["depth"]
+    unfit = list(_check_lesser_depth(where, network, lesser))
+    yield from unfit
     try:
-        geometry = UNetGeometry(experiment["network"]["depth"], experiment["network"]["padding"])
+        geometry = UNetGeometry(network["depth"], network["padding"], network["kind"])
     except (TypeError, ValueError):
         return  # the schema has said so
     if shard == "auto" and _numbers(chunk):
@@ -224,17 +232,39 @@ def _check_network(
         fitting = _next(shard, math.lcm(chunk, geometry.lattice))
         yield Problem(("storage", "shard"), f"{text}: the next that is, is {fitting}")
         return
-    for section in ("training", "prediction"):
-        tile = experiment[section]["tile"]
+    if experiment["network"]["depth"] == "auto" or unfit:
+        return
+    for section, depth in (("training", geometry.depth), ("prediction", lesser or geometry.depth)):
+        tile, own = experiment[section]["tile"], replace(geometry, depth=depth)
         if not _numbers(tile):
             continue
         try:
-            geometry.check(tile)
+            own.check(tile)
         except ValueError as error:
             yield Problem((*where, section, "tile"), str(error))
             continue
-        if section == "prediction" and shard % geometry.step(tile):
-            yield Problem((*where, section, "tile"), _uneven(geometry, tile, chunk, shard))
+        if section == "prediction" and shard % own.step(tile):
+            yield Problem((*where, section, "tile"), _uneven(own, tile, chunk, shard))
+
+
+def _check_auto(where: Path_, experiment: Mapping[str, Any]) -> Iterator[Problem]:
+    """Which tiles fit is not known before the depth is."""
+    for section in ("training", "prediction"):
+        tile = experiment[section]["tile"]
+        if _numbers(tile):
+            text = f"{tile} px may not fit a network of depth auto: write tile: auto, or a depth"
+            yield Problem((*where, section, "tile"), text)
+
+
+def _check_lesser_depth(where: Path_, network: Mapping[str, Any], lesser: Any) -> Iterator[Problem]:
+    kind, depth, where = network["kind"], network["depth"], (*where, "prediction", "depth")
+    if not _numbers(lesser):
+        return
+    if kind in ("unet", "fcn"):
+        text = f"{lesser} is for networks of kind unet++, which can predict at lesser depths"
+        yield Problem(where, f"{text}: write null, as this is a {kind}")
+    elif _numbers(depth) and lesser > depth:
+        yield Problem(where, f"{lesser} is above network.depth, {depth}: choose 1 to {depth}")
 
 
 def _check_training(where: Path_, training: Mapping[str, Any]) -> Iterator[Problem]:

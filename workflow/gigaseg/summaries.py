@@ -75,6 +75,7 @@ class Model:
     manifest: dict[str, Any]
     description: dict[str, Any]
     history: dict[str, list[float]]
+    depths: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def _read_model(path: Path, notes: list[str]) -> Model:
         manifest=_try_manifest(path, notes),
         description=_read_json(folder / "model.json"),
         history=read_history(folder / "metrics.csv"),
+        depths=read_history(folder / "depths.csv"),
     )
 
 
@@ -212,7 +214,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Read a table of training metrics as columns of numbers; empty cells are NaN.
+    """Read a table of a training as columns of numbers; empty cells are NaN.
 
     Returns
     -------

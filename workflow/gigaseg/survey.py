@@ -179,13 +179,20 @@ def speed_of(job: Job, told: Told) -> str:
         return ""
     experiment = told["config"]["experiments"][job["experiment"]]
     how = experiment["training" if job["stage"] == "train" else "prediction"]
-    return canonical_json([experiment["network"], how["device"], how["precision"]])
+    # The work is counted in steps if the tile is not known, and depends on the depth used.
+    more = how["depth"] if job["stage"] != "train" else "auto" in (how["tile"], how["batch"])
+    return canonical_json([experiment["network"], how["device"], how["precision"], more])
 
 
 def work_of(job: Job, sizes: Iterable[Size], told: Told) -> float:
-    """Return the work of a job in Mpx: of its samples, of all training tiles; or in windows."""
+    """Return the work of a job in Mpx: of its samples, of all training tiles; or in windows.
+
+    The work of a training whose tile or batch is ``auto`` is in steps.
+    """
     if job["stage"] == "train":
         training = told["config"]["experiments"][job["experiment"]]["training"]
+        if "auto" in (training["tile"], training["batch"]):
+            return training["steps"]
         return training["steps"] * training["batch"] * training["tile"] ** 2 / 1e6
     if job["stage"] == "audit_seams":
         return told["config"]["audit"]["windows"]

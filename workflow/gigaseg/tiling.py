@@ -47,7 +47,7 @@ class TileGrid:
 
     @property
     def halo(self) -> int:
-        """Pixels to read on each side of a block of whole steps: a multiple of the lattice."""
+        """Pixels to read on each side of a block of whole steps."""
         return self.geometry.context + self.geometry.surplus
 
     def tiles(self, shape: Sequence[int]) -> Iterator[tuple[Window, Window]]:
@@ -119,11 +119,12 @@ def choose_tile(
             f"choose a storage.shard that is a multiple of {geometry.lattice} px"
         )
     tiles = [geometry.input_size(step) for step in fitting]
-    affordable = [tile for tile in tiles if tile_memory_gb(tile, width) <= memory_gb]
+    affordable = [tile for tile in tiles if tile_memory_gb(geometry, tile, width) <= memory_gb]
     if not affordable:
         raise ValueError(
-            f"the smallest tile, {tiles[0]} px, takes {tile_memory_gb(tiles[0], width):.2f} GB at "
-            f"width {width}: raise prediction.memory_gb, which is {memory_gb}"
+            f"the smallest tile, {tiles[0]} px, takes "
+            f"{tile_memory_gb(geometry, tiles[0], width):.2f} GB at width {width}: raise "
+            f"prediction.memory_gb, which is {memory_gb}"
         )
     within = [tile for tile in affordable if tile <= LARGEST_TILE[device]] or affordable[:1]
     return min(within, key=lambda tile: (_pixels_read(geometry, tile, shape), -tile))
@@ -161,16 +162,19 @@ def check_tile(
     )
 
 
-def tile_memory_gb(tile: int, width: int) -> float:
+def tile_memory_gb(geometry: UNetGeometry, tile: int, width: int) -> float:
     """Estimate the memory that the activations of one tile take, in GB.
 
-    At the peak, in the last merging block, 4 * width features of the first level are alive (skip
-    connection and up-convolution, and the two concatenated), or 2 * width concatenated features,
-    the convolution's output of width, and a working copy of both in the library's own layout; the
-    skip connections of lower levels add at most width. That is below 8 * width float32 values per
-    pixel of the tile.
+    A U-Net: at the peak, in the last merging block, 4 * width features of the first level are
+    alive (skip connection and up-convolution, and the two concatenated), or 2 * width concatenated
+    features, the convolution's output of width, and a working copy of both in the library's own
+    layout; the skip connections of lower levels add at most width. That is below 8 * width float32
+    values per pixel of the tile. A U-Net++ keeps ``depth`` maps of the first level instead of one,
+    and as many again below, and concatenates them all: below 4 * (depth + 1) * width, as much at
+    depth 1. A fully convolutional network concatenates nothing, and takes no more than a U-Net.
     """
-    return 8 * width * 4 * tile**2 / 1e9
+    skips = geometry.depth if geometry.kind == "unet++" else 1
+    return 4 * (skips + 1) * width * 4 * tile**2 / 1e9
 
 
 def share_blocks(sizes: Sequence[int], parts: int) -> list[int]:

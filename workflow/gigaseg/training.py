@@ -21,10 +21,11 @@ from .averaging import Average, re_estimate_batch_norm
 from .checkpoints import Checkpoint, Progress, copy_state, plain
 from .classes import IGNORED
 from .curves import Scores
+from .networks import build
 from .optimisation import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from .patches import Batch, TrainingBatches, ValidationBatches
 from .replicas import Place
-from .unet import Architecture, UNet
+from .unet import Architecture, Network
 
 logger = logging.getLogger(__name__)
 
@@ -67,22 +68,19 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
     return (weights * entropy).sum() / labelled
 
 
-def count_parameters(architecture: Architecture) -> int:
-    """Return the number of trained values, without drawing any.
-
-    Examples
-    --------
-    >>> count_parameters(Architecture())  # the paper's network
-    31030658
-    """
-    with torch.device("meta"):
-        return sum(values.numel() for values in UNet(architecture).parameters())
+def mean_loss(outputs: Sequence[Tensor], batch: Batch, architecture: Architecture) -> Tensor:
+    """Return the mean over the outputs of a network of `weighted_cross_entropy` with a batch."""
+    losses = [
+        weighted_cross_entropy(output_window(o, architecture), batch["labels"], batch["weights"])
+        for o in outputs
+    ]
+    return torch.stack(losses).mean()
 
 
-def initialise(architecture: Architecture, seed: int) -> UNet:
+def initialise(architecture: Architecture, seed: int) -> Network:
     """Return a new network whose weights depend on the seed only."""
     torch.manual_seed(seed)
-    return UNet(architecture)
+    return build(architecture)
 
 
 class Training:
@@ -90,7 +88,7 @@ class Training:
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Trained in place.
     settings : mapping
         Section ``training``.
@@ -110,7 +108,7 @@ class Training:
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         settings: Mapping[str, Any],
         fabric: Fabric,
         validation: ValidationBatches | None,
@@ -120,7 +118,8 @@ class Training:
         self.validation, self._write = validation, write
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(network, settings)
-        self._forward, self._optimizer = fabric.setup(network, self.optimizer)
+        self._module, self._optimizer = fabric.setup(network, self.optimizer)
+        self._module.mark_forward_method("outputs")
         self.average = Average(network, settings["ema"]) if settings["ema"] else None
         self.step, self.rows = 0, list[Row]()
         self._best: Checkpoint | None = None
@@ -129,7 +128,7 @@ class Training:
         self._rate = math.nan
 
     @property
-    def kept(self) -> UNet:
+    def kept(self) -> Network:
         """The network that is validated and kept: the average of weights if there is one."""
         return self.average.network if self.average else self.network
 
@@ -162,9 +161,9 @@ class Training:
             self.average.update(self.network, self.step)
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Return the loss of the batch; of several processes, this one's share of it."""
-        logits = output_window(self._forward(batch["image"]), self.network.architecture)
-        loss = weighted_cross_entropy(logits, batch["labels"], batch["weights"])
+        """Return the mean loss of all outputs; of several processes, this one's share of it."""
+        outputs = self._module.outputs(batch["image"])
+        loss = mean_loss(outputs, batch, self.network.architecture)
         if self.fabric.world_size == 1:
             return loss
         labelled = (batch["labels"] != IGNORED).sum().clamp(min=1)
@@ -267,7 +266,7 @@ class Training:
 
 
 def fit(
-    network: UNet,
+    network: Network,
     settings: Mapping[str, Any],
     batches: TrainingBatches,
     validation: ValidationBatches | None,
@@ -304,7 +303,7 @@ def fit(
 
 
 def take_steps(
-    network: UNet,
+    network: Network,
     settings: Mapping[str, Any],
     batches: TrainingBatches,
     validation: ValidationBatches | None,
@@ -318,7 +317,7 @@ def take_steps(
 
     Parameters
     ----------
-    network : UNet
+    network : Network
         Trained in place.
     settings : mapping
         Section ``training``, with device and precision settled by `runtime.choose_runtime`.

@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .geometry import Padding, UNetGeometry
+from .geometry import Kind, Padding, UNetGeometry
 
 Normalization = Literal["none", "batch"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that decides the shape of a U-Net; stored in every model file.
+    """Everything that decides the shape of a network; stored in every model file.
 
     Parameters
     ----------
@@ -32,6 +32,8 @@ class Architecture:
         Batch normalisation after each 3x3 convolution, or none, as in the paper.
     dropout : float
         Probability of dropping a unit at the end of the contracting path.
+    kind : {"unet", "unet++", "fcn"}
+        How the levels are joined on the way up; see `gigaseg.networks.build`.
     """
 
     in_channels: int = 1
@@ -41,6 +43,7 @@ class Architecture:
     padding: Padding = "valid"
     normalization: Normalization = "none"
     dropout: float = 0.5
+    kind: Kind = "unet"
 
     def __post_init__(self) -> None:
         if self.in_channels < 1 or self.classes < 2 or self.width < 1:
@@ -57,7 +60,12 @@ class Architecture:
     @property
     def geometry(self) -> UNetGeometry:
         """Context, lattice and legal tile sizes of this network."""
-        return UNetGeometry(self.depth, self.padding)
+        return UNetGeometry(self.depth, self.padding, self.kind)
+
+    @property
+    def features(self) -> list[int]:
+        """Features of each level, the first one first."""
+        return [self.width << level for level in range(self.depth + 1)]
 
     def to_dict(self) -> dict[str, int | float | str]:
         """Return the fields as plain values, ready for JSON."""
@@ -80,7 +88,45 @@ class DoubleConvolution(nn.Sequential):
         super().__init__(*layers)
 
 
-class UNet(nn.Module):
+class Network(nn.Module):
+    """What all networks have: an architecture, the paper's contracting path, and logits.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        Shape of the network.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        features = architecture.features
+        inputs = [architecture.in_channels, *features]
+        self.down = nn.ModuleList(
+            DoubleConvolution(a, b, architecture) for a, b in zip(inputs, features, strict=False)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.dropout = nn.Dropout(architecture.dropout)
+
+    def contract(self, image: Tensor) -> list[Tensor]:
+        """Return the features of each level, the first one first."""
+        levels = []
+        for level, block in enumerate(self.down):
+            image = block(image if level == 0 else self.pool(image))
+            levels.append(image)
+        # The paper: "drop-out layers at the end of the contracting path".
+        levels[-1] = self.dropout(image)
+        return levels
+
+    def outputs(self, image: Tensor) -> list[Tensor]:
+        """Return all that training compares with the truth: logits of one size, the deepest last.
+
+        Most networks have one output, that of `forward`.
+        """
+        return [self(image)]
+
+
+class UNet(Network):
     """Contracting path, expanding path with cropped skips, and a 1x1 convolution to logits.
 
     Parameters
@@ -103,20 +149,12 @@ class UNet(nn.Module):
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.architecture = architecture
-        features = [architecture.width << level for level in range(architecture.depth + 1)]
-        inputs = [architecture.in_channels, *features]
-        self.down = nn.ModuleList(
-            DoubleConvolution(a, b, architecture) for a, b in zip(inputs, features, strict=False)
-        )
-        self.pool = nn.MaxPool2d(2)
-        self.dropout = nn.Dropout(architecture.dropout)
-        upward = list(reversed(features[:-1]))
+        super().__init__(architecture)
+        upward = list(reversed(architecture.features[:-1]))
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * n, n, 2, stride=2) for n in upward)
         self.merge = nn.ModuleList(DoubleConvolution(2 * n, n, architecture) for n in upward)
         self.head = nn.Conv2d(architecture.width, architecture.classes, 1)
-        self.apply(_initialise)
+        self.apply(initialise_layer)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits.
@@ -131,25 +169,27 @@ class UNet(nn.Module):
         Tensor, shape (batch, classes, y - 2 * context, x - 2 * context)
             For ``same`` padding the size is that of the input.
         """
-        skips = []
-        for level, block in enumerate(self.down):
-            image = block(image if level == 0 else self.pool(image))
-            skips.append(image)
-        # The paper: "drop-out layers at the end of the contracting path".
-        image = self.dropout(skips.pop())
+        skips = self.contract(image)
+        image = skips.pop()
         for up, block in zip(self.up, self.merge, strict=True):
             image = up(image)
-            image = block(torch.cat([_crop(skips.pop(), image), image], dim=1))
+            image = block(torch.cat([crop(skips.pop(), image), image], dim=1))
         return self.head(image)
 
 
-def _crop(skip: Tensor, like: Tensor) -> Tensor:
-    """Cut the centre of a skip connection to the size of the upsampled features."""
+def crop(skip: Tensor, like: Tensor) -> Tensor:
+    """Cut the centre of a skip connection to the size of the upsampled features.
+
+    Examples
+    --------
+    >>> crop(torch.arange(6.0)[None], torch.zeros(1, 2))
+    tensor([[2., 3.]])
+    """
     y, x = ((a - b) // 2 for a, b in zip(skip.shape[-2:], like.shape[-2:], strict=True))
     return skip[..., y : y + like.shape[-2], x : x + like.shape[-1]]
 
 
-def _initialise(layer: nn.Module) -> None:
+def initialise_layer(layer: nn.Module) -> None:
     """Draw weights with standard deviation sqrt(2 / N) and set biases to zero."""
     if isinstance(layer, nn.ConvTranspose2d):
         incoming = layer.in_channels

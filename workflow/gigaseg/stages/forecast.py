@@ -265,8 +265,7 @@ class _Forecast:
     def _parameters(self, job: Job, known: Sequence[Size]) -> int:
         experiment = self._settings(job)
         channels, classes = max((s.shape[0] for s in known), default=1), NAMES[experiment["target"]]
-        network = experiment["network"]
-        return parameters(channels, len(classes), network["depth"], network["width"])
+        return parameters(channels, len(classes), experiment["network"])
 
     def _titles(self, left: Sequence[Job]) -> dict[str, str]:
         """Say under which heading each sample stands, in the order of the sheet."""

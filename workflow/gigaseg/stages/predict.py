@@ -36,7 +36,7 @@ from ..runtime import (
     keep_freed_memory,
 )
 from ..tiling import TileGrid, check_tile, choose_tile, tile_memory_gb
-from ..unet import Architecture, UNet
+from ..unet import Architecture, Network
 from ..volumes import Volume, commit_image, open_volume, shard_extent
 from . import Row, read_entries, run_lot, share_threads
 
@@ -142,7 +142,7 @@ class Model:
 
     Attributes
     ----------
-    network : UNet
+    network : Network
     runtime : Runtime
         What ``auto`` means on this machine.
     lane : Lane
@@ -153,7 +153,7 @@ class Model:
         What tells it from other models.
     """
 
-    network: UNet
+    network: Network
     runtime: Runtime
     lane: Lane
     metadata: Mapping[str, Any]
@@ -189,11 +189,13 @@ def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int
         keep_freed_memory()  # before PyTorch starts threads
     trained = read_manifest(train)
     description = train.parent / trained["model"]
-    network, metadata = load_model(description, prediction["checkpoint"])
+    network, metadata = load_model(description, prediction["checkpoint"], prediction["depth"])
     weights = description.parent / metadata["weights"][prediction["checkpoint"]]
     with weights.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     identity = {"model": trained["fingerprint"], "weights": content}
+    if network.architecture.depth != metadata["architecture"]["depth"]:
+        identity["depth"] = str(network.architecture.depth)
     lane = open_lane(runtime.device, threads=threads, index=index)
     return Model(prepare(network, lane.device), runtime, lane, metadata, identity)
 
@@ -412,7 +414,8 @@ def _kept(
     earlier = recorded.get("settings", {}).get("prediction", {})
     asked = [key for key in asdict(choices) if prediction[key] == "auto" and key in earlier]
     kept = replace(choices, **{key: earlier[key] for key in asked})
-    memory = tile_memory_gb(kept.tile, model.architecture.width) * prediction["batch"]
+    memory = tile_memory_gb(model.architecture.geometry, kept.tile, model.architecture.width)
+    memory *= prediction["batch"]
     return kept if memory <= prediction["memory_gb"] else replace(kept, tile=choices.tile)
 
 

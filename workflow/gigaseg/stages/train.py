@@ -14,17 +14,21 @@ import numpy as np
 from ..checkpoints import Checkpoint, Checkpoints
 from ..classes import NAMES
 from ..curves import COLUMNS, format_row
+from ..depths import format_table, score_depths, time_depths
 from ..fingerprints import canonical_json, digest, fingerprint
 from ..geometry import UNetGeometry
+from ..lanes import open_lane
 from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
+from ..networks import count_parameters
 from ..patches import TrainingBatches, ValidationBatches, resample_fast
 from ..replicas import Place, companions, join
-from ..runtime import choose_runtime
+from ..runtime import Runtime, choose_runtime
 from ..sampling import TileSource, load_within
-from ..training import count_parameters, fit, initialise, take_steps
-from ..unet import Architecture, UNet
+from ..sizing import choose_sizes
+from ..training import fit, initialise, take_steps
+from ..unet import Architecture, Network
 from . import read_entries, stamp
 
 logger = logging.getLogger(__name__)
@@ -50,7 +54,8 @@ def run(
     ----------
     manifest : Path
         Written last. Beside it lies the folder ``fold-<k>`` with ``best.safetensors``,
-        ``last.safetensors``, ``metrics.csv`` and, written after these, ``model.json``.
+        ``last.safetensors``, ``metrics.csv``, ``depths.csv`` (scores and cost of each depth at
+        which the network can predict) and, written after these, ``model.json``.
     weigh : sequence of Path
         Manifests of the lots with targets and weights.
     settings : mapping
@@ -67,23 +72,22 @@ def run(
     Raises
     ------
     ValueError
-        If the tile does not fit the network, no training sample is left, a class has no voxel, the
-        samples differ in their number of channels, or a GPU that is asked for is missing.
+        If the tile does not fit the network, ``auto`` finds none that fits the memory, no training
+        sample is left, a class has no voxel, the samples differ in their number of channels, or a
+        GPU that is asked for is missing.
     RuntimeError
         If the device has too little memory, or another process of the training failed.
     FloatingPointError
         If the loss is not finite.
     """
-    UNetGeometry(settings["network"]["depth"], settings["network"]["padding"]).check(
-        settings["training"]["tile"]
-    )
     lesson = read_lesson(_entries(weigh), settings)
+    sized = _settle_sizes(settings, lesson)
     folder = manifest.with_suffix("")
-    made_from = _fingerprint(lesson, settings, code)
+    made_from = _fingerprint(lesson, sized, code)
     with Construction(folder, made_from, marker="model.json") as construction:
         if not construction.committed:
             job = {"folder": str(folder), "weigh": [str(path) for path in weigh]}
-            facts = _train(construction, lesson, settings, {**job, "threads": threads}, nodes)
+            facts = _train(construction, lesson, sized, {**job, "threads": threads}, nodes)
             facts |= {"fingerprint": digest(made_from), "made_from": made_from}
             write_atomically(folder / "model.json", canonical_json(facts, indent=1) + "\n")
     _checkpoints(folder).remove()
@@ -101,6 +105,18 @@ def run(
             **stamp(settings, code),
         },
     )
+
+
+def _settle_sizes(settings: Mapping[str, Any], lesson: Lesson) -> dict[str, Any]:
+    """Return the settings with numbers for what is ``auto``, and check the tile."""
+    network, training, reasons = choose_sizes(
+        settings["network"], settings["training"], lesson.extent
+    )
+    for reason in reasons:
+        logger.info("chose %s", reason)
+    geometry = UNetGeometry(network["depth"], network["padding"], network["kind"])
+    geometry.check(training["tile"])
+    return {**settings, "network": network, "training": training, "chosen": reasons}
 
 
 def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict[str, Any]:
@@ -160,8 +176,10 @@ def _train(
         **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
         "settings": {key: settings[key] for key in ("network", "training")},
         **task.facts(),
+        "chosen": settings["chosen"],
         "stopped_early_after": last.step if last.step < task.training["steps"] else None,
         **_write_weights(construction.path, {"best": best, "last": last}),
+        "depths": _write_depths(construction.path, task, best),
     }
 
 
@@ -183,14 +201,14 @@ class _Task:
     target: str
     training: dict[str, Any]
     class_weights: np.ndarray
-    network: UNet
+    network: Network
     batches: TrainingBatches
     validation: ValidationBatches | None
 
     @property
     def arguments(
         self,
-    ) -> tuple[UNet, dict[str, Any], TrainingBatches, ValidationBatches | None]:
+    ) -> tuple[Network, dict[str, Any], TrainingBatches, ValidationBatches | None]:
         """What `fit` and `take_steps` take first."""
         return self.network, self.training, self.batches, self.validation
 
@@ -254,6 +272,18 @@ def _recorder(
             logger.info("%s", _line(row, training["steps"]))
 
     return write
+
+
+def _write_depths(folder: Path, task: _Task, best: Checkpoint) -> list[dict[str, float | None]]:
+    """Write a table of what each depth scores and costs; return what is the same in every run."""
+    runtime = Runtime(task.training["device"], task.training["precision"])
+    task.network.load_state_dict(best.state)
+    lane = open_lane(runtime.device)
+    rows = score_depths(task.network, task.validation or (), lane.device)
+    seconds = time_depths(task.network, runtime, lane)
+    timed = [{**row, "seconds_per_mpx": seconds[int(row["depth"])]} for row in rows]
+    write_atomically(folder / "depths.csv", format_table(timed))
+    return [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows]
 
 
 def _line(row: Mapping[str, float], steps: int) -> str:

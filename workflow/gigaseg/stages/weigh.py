@@ -1,6 +1,7 @@
 """Weigh: instance labels in, the training target and its separation weights out."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ CODES = {
     "ridge": RIDGE,
     "ignored": IGNORED,
 }
+SUMMARY = ("counts", "ignored", "vanished", "cross_sections")
 THICKNESS = 64  # planes per block of a 3-D distance: much thinner, and most of the work is halo
 
 
@@ -101,7 +103,8 @@ def weigh_sample(
     -------
     dict
         Facts for the manifest: among them ``counts``, the voxels of background, interior, boundary
-        and ridge, and ``vanished``, the instances of which nothing is left but ridge.
+        and ridge, ``vanished``, the instances of which nothing is left but ridge, and
+        ``cross_sections``: how many objects the planes show, and the median diameter of these.
     """
     truth = open_volume(image["store"], "truth")
     made_from = fingerprint(
@@ -114,7 +117,7 @@ def weigh_sample(
         if not construction.committed:
             _fill(construction, truth, objects, settings, workers)
     _, attributes = open_arrays(store)
-    facts = {key: attributes[key] for key in ("counts", "ignored", "vanished", "shape", "spacing")}
+    facts = {key: attributes[key] for key in (*SUMMARY, "shape", "spacing")}
     _warn(store.stem, facts)
     return {
         "store": store,
@@ -227,27 +230,42 @@ def summarise(labels: Any, target: Any, block: Sequence[int]) -> dict[str, Any]:
     -------
     dict
         ``counts``: voxels of background, interior, boundary, ridge; ``ignored``: voxels that were
-        not annotated; ``vanished``: sorted ids of instances that are ridge and nothing else.
+        not annotated; ``vanished``: sorted ids of instances that are ridge and nothing else;
+        ``cross_sections``: the number (``count``) of objects in planes, each plane by itself, and
+        the median ``diameter`` of circles of their area, in px, 0 if there are none.
 
     Examples
     --------
     >>> labels, target = np.array([[[0, 7, 4, 4]]]), np.array([[[0, 3, 3, 1]]], np.uint8)
-    >>> summarise(labels, target, (1, 4, 4))
-    {'counts': [1, 1, 0, 2], 'ignored': 0, 'vanished': [7]}
+    >>> found = summarise(labels, target, (1, 4, 4))
+    >>> found["counts"], found["ignored"], found["vanished"]
+    ([1, 1, 0, 2], 0, [7])
+    >>> found["cross_sections"]
+    {'count': 2, 'diameter': 1.38...}
     """
     counts = np.zeros(256, np.int64)
-    known: set[int] = set()
+    areas: Counter[tuple[int, int]] = Counter()  # by plane and id
     left: set[int] = set()
     for window in blocks(labels.shape, block):
         ids, codes = np.asarray(labels[window.slices]), np.asarray(target[window.slices])
         counts += np.bincount(codes.ravel(), minlength=256)
-        known.update(np.unique(ids).tolist())
+        for z, plane in enumerate(np.where(codes == IGNORED, 0, ids), window.start[0]):
+            found, pixels = (column.tolist() for column in np.unique(plane, return_counts=True))
+            areas.update({(z, i): n for i, n in zip(found, pixels, strict=True) if i})
         left.update(np.unique(ids[(codes != RIDGE) & (codes != BACKGROUND)]).tolist())
     return {
         "counts": counts[: RIDGE + 1].tolist(),
         "ignored": int(counts[IGNORED]),
-        "vanished": sorted(known - left - {0}),
+        "vanished": sorted({i for _, i in areas} - left),
+        "cross_sections": _diameters(list(areas.values())),
     }
+
+
+def _diameters(areas: Sequence[int]) -> dict[str, int | float]:
+    """Return the number of areas, and the median diameter of circles that have them."""
+    if not areas:
+        return {"count": 0, "diameter": 0.0}
+    return {"count": len(areas), "diameter": float(2 * np.sqrt(np.median(areas) / np.pi))}
 
 
 def _warn(sample: str, facts: Mapping[str, Any]) -> None:

@@ -1,0 +1,83 @@
+"""The overlays that stand for the paper, and for its ablation, say what they claim."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from gigaseg.geometry import UNetGeometry
+from gigaseg.networks import count_parameters
+from gigaseg.settings import resolve
+from gigaseg.unet import Architecture
+
+ROOT = Path(__file__).parents[2]
+
+
+def experiments(name):
+    common, own = (
+        yaml.safe_load((ROOT / "config" / f"{file}.yaml").read_text()) for file in ("config", name)
+    )
+    settings, problems = resolve({**common, **own}, own)
+    assert problems == []
+    return settings["experiments"]
+
+
+def differences(one, other, where=""):
+    """Yield the settings in which two experiments differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from differences(one.get(key), other.get(key), f"{where}.{key}".lstrip("."))
+    elif one != other:
+        yield where
+
+
+def test_the_paper_s_experiment_is_the_paper_s():
+    [paper] = experiments("paper").values()
+    network, training = paper["network"], paper["training"]
+    architecture = Architecture(1, 2, **network)
+    assert architecture == Architecture()
+    assert count_parameters(architecture) == 31_030_658
+    assert (training["tile"], training["batch"]) == (572, 1)
+    assert architecture.geometry.output_size(training["tile"]) == 388
+    assert (training["optimizer"], training["momentum"]) == ("sgd", 0.99)
+    assert training["separation"]
+    assert training["class_balance"]
+    elastic = training["augmentation"]["elastic"]
+    assert elastic["sigma"] == 10
+    assert round(training["tile"] / elastic["spacing"]) == 3  # the grid over a tile is 3 by 3
+    assert paper["prediction"]["symmetries"] == 7
+    assert paper["prediction"]["precision"] == training["precision"] == "float32"
+    assert paper["target"] == "foreground"
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("no-separation", {"training.separation"}),
+        ("no-elastic", {"training.augmentation.elastic.sigma"}),
+        ("three-classes", {"target"}),
+        (
+            "paper-optimizer",
+            {f"training.{key}" for key in ("optimizer", "learning_rate", "schedule")}
+            | {"training.warmup_steps", "training.gradient_clip"},
+        ),
+        ("padding-same", {"network.padding"}),
+        ("nested", {"network.kind"}),
+        ("fcn", {"network.kind"}),
+        *((f"depth-{n}", {"network.depth"}) for n in (1, 2, 3, 5, "auto")),
+    ],
+)
+def test_an_experiment_of_the_ablation_differs_in_one_thing(name, changed):
+    matrix = experiments("ablation")
+    found = set(differences(matrix["baseline"], matrix[name]))
+    assert changed <= found <= changed | {"training.tile"}  # which follows the network's context
+
+
+def test_the_ablation_learns_from_tiles_of_about_one_output():
+    outputs = {
+        UNetGeometry(*(e["network"][k] for k in ("depth", "padding", "kind"))).output_size(
+            e["training"]["tile"]
+        )
+        for e in experiments("ablation").values()
+        if e["network"]["depth"] != "auto"
+    }
+    assert 256 <= min(outputs) <= max(outputs) <= 260
