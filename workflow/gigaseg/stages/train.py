@@ -20,7 +20,7 @@ from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
 from ..patches import TrainingBatches, ValidationBatches, resample_fast
-from ..replicas import Place, companions, join
+from ..replicas import Place, companions, join, leave
 from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within
 from ..training import count_parameters, fit, initialise, take_steps
@@ -173,6 +173,7 @@ def follow() -> None:
     task = _prepare(lesson, settings, job["threads"], place)
     progress = _checkpoints(Path(job["folder"])).latest()
     take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
+    leave()
 
 
 @dataclass(frozen=True, eq=False)
