@@ -350,8 +350,6 @@ def take_steps(
                 training.validate()
             if keep is not None and training.step % settings["checkpoint_every"] == 0:
                 keep(training.progress())
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
     return training
 
 

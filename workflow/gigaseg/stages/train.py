@@ -23,7 +23,7 @@ from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
 from ..networks import count_parameters
 from ..patches import TrainingBatches, ValidationBatches, resample_fast
-from ..replicas import Place, companions, join
+from ..replicas import Place, companions, join, leave
 from ..runtime import Runtime, choose_runtime
 from ..sampling import TileSource, load_within
 from ..sizing import choose_sizes
@@ -191,6 +191,7 @@ def follow() -> None:
     task = _prepare(lesson, settings, job["threads"], place)
     progress = _checkpoints(Path(job["folder"])).latest()
     take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
+    leave()
 
 
 @dataclass(frozen=True, eq=False)
