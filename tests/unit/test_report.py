@@ -606,7 +606,13 @@ def test_accuracy_is_shown_against_cost(tmp_path):
         write_model(tmp_path, name)
         table = f"depth,multiply_adds,seconds_per_mpx,loss,dice,error\n{rows}\n"
         (tmp_path / "train" / name / "fold-0" / "depths.csv").write_text(table)
+    described = tmp_path / "train" / "plain" / "fold-0" / "model.json"
+    said = {"chosen": ["depth 2, because of this", "batch 1, because of that"]}
+    described.write_text(json.dumps(json.loads(described.read_text()) | said))
     page, manifest = make(tmp_path)
+    assert (
+        "Chosen for plain, fold 0: depth 2, because of this; batch 1, because of that" in page.html
+    )
     assert any(name.startswith("costs-") for name in manifest["figures"])
     assert "<td>nested</td><td>0</td><td>2</td>" in page.html
     for cell in ("100", "0.25", "0.9000", "–"):

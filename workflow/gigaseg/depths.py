@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def score_depths(network: Network, batches: Iterable[Batch], device: torch.devic
     return [
         {
             "depth": depth,
-            "multiply_adds": multiply_adds(at_depth(network, depth).architecture),
+            "multiply_adds": multiply_adds(replace(network.architecture, depth=depth)),
             **score.summary(),
         }
         for depth, score in zip(depths, scores, strict=True)

@@ -149,6 +149,7 @@ def _training(models: Sequence[Model]) -> dict[str, Any]:
                 "experiment": model.experiment,
                 "fold": model.fold,
                 "values": [own.get(name, "–") for name in columns],
+                "chosen": model.description.get("chosen", []),
             }
             for model, own in zip(models, facts, strict=True)
         ],
