@@ -24,10 +24,10 @@ GROUPS = {
     "classes curves distances faces faults forest forecast fragments instances intensity "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
-    "calibration measures",
+    "calibration measures centres tally",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks",
-    "network": "unet runtime lanes patches checkpoints training inference",
+    "network": "unet runtime lanes patches rendering checkpoints training inference",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",

@@ -17,6 +17,7 @@ from gigaseg.lessons import Source
 from gigaseg.manifests import write_manifest
 from gigaseg.sampling import Sample
 from gigaseg.stages import train
+from gigaseg.tally import count_chunks
 from gigaseg.volumes import commit_arrays, commit_image, create_array
 from gigaseg.weights import encode_target, separation
 from safetensors.numpy import load_file
@@ -51,6 +52,7 @@ SETTINGS: dict[str, Any] = {
         "class_balance": True,
         "separation": True,
         "gradient_clip": 1.0,
+        "oversample": 0.0,
         "augmentation": {"flips": True, "rotation": 180.0, "noise": 0.02},
     },
     "intensity": {"method": "percentile", "low": 1, "high": 99, "per": "volume"},
@@ -84,6 +86,8 @@ def write_sample(root: Path, name: str, *, channels: int = 1, objects: int = 3) 
     weighed = root / "weigh" / "d" / f"{name}.zarr"
     create_array(weighed, "target", target.shape, np.uint8, storage=STORAGE)[...] = target
     create_array(weighed, "separation", weights.shape, np.float32, storage=STORAGE)[...] = weights
+    tally = count_chunks(target, weights, (1, 32, 32)).astype(np.uint32)
+    create_array(weighed, "tally", tally.shape, tally.dtype, storage=STORAGE)[...] = tally
     commit_arrays(weighed, {})
     return {
         "sample": name,

@@ -10,6 +10,7 @@ import numpy as np
 from .classes import NAMES, count_classes
 from .intensity import intensity_window
 from .sampling import Sample
+from .tally import KINDS, Tally
 from .volumes import open_arrays, open_volume
 from .weights import class_balance
 
@@ -108,7 +109,9 @@ def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> 
         for plane in range(volume.shape[0])
     ]
     offset, scale = (np.stack(column) for column in zip(*windows, strict=True))
-    sample = Sample(name, volume.array, arrays["target"], arrays["separation"], offset, scale)
+    target = arrays["target"]
+    tally = Tally(np.asarray(arrays["tally"][...]).reshape(KINDS, -1), target.shape, target.chunks)
+    sample = Sample(name, volume.array, target, arrays["separation"], offset, scale, tally)
     return Source(sample, entry["counts"], volume.spacing, entry["fingerprint"])
 
 

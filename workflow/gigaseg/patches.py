@@ -1,44 +1,23 @@
-"""Batches of training tiles, made ahead by threads, with a fast torch resampler."""
+"""Batches of training tiles: read ahead by threads, rendered on the device."""
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from .sampling import Tile, TileSource
+from .rendering import Renderer, Tile
+from .sampling import Crop, TileSource
 
 Batch = dict[str, Any]
-
-
-def resample_fast(data: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """Bicubic `deformation.resample` by torch: 1e-4 of the data's range apart, much faster.
-
-    Parameters
-    ----------
-    data : ndarray, shape (c, y, x)
-        Must hold `deformation.source_window` of the coordinates.
-    coordinates : ndarray of float32, shape (2, v, u)
-        Rows and columns of `data`.
-
-    Returns
-    -------
-    ndarray of float32, shape (c, v, u)
-    """
-    size = np.array(data.shape[1:], np.float32)[:, None, None]
-    grid = torch.from_numpy(coordinates * (2 / (size - 1)) - 1).flip(0).permute(1, 2, 0)
-    image = torch.from_numpy(np.ascontiguousarray(data, np.float32))
-    result = functional.grid_sample(image[None], grid[None], mode="bicubic", align_corners=True)
-    return result[0].numpy()
+Read = tuple[Crop, dict[str, Tensor]]
 
 
 class TrainingBatches:
-    """The batches of a training, in order, made ahead by threads.
+    """The batches of a training, in order: read ahead by threads, rendered on the device.
 
     Threads and not processes: nearly all the work releases the interpreter, the samples in memory
     are shared, and neither Zarr's threads nor a script without a main guard survive a new process.
@@ -54,7 +33,14 @@ class TrainingBatches:
     augmentation : mapping, optional
         See `TileSource.draw`.
     workers : int
-        Threads; 0 makes each batch when it is asked for. They never change a value.
+        Threads that read; 0 reads each batch when it is asked for. They never change a value.
+    start : int
+        The first batch: what came before is not made.
+    indices : sequence of int, optional
+        The tiles of every batch that are made here, all by default: processes that share a training
+        take disjoint parts. A tile is the same wherever it is made.
+    device : {"cpu", "cuda"}
+        Where tiles are rendered and stay.
     """
 
     def __init__(
@@ -66,49 +52,74 @@ class TrainingBatches:
         seed: int,
         augmentation: Mapping[str, Any] | None,
         workers: int = 0,
+        start: int = 0,
+        indices: Sequence[int] | None = None,
+        device: str = "cpu",
     ) -> None:
         self.source, self.steps, self.batch, self.seed = source, steps, batch, seed
-        self.augmentation, self.workers = augmentation, workers
+        self.augmentation, self.workers, self.start = augmentation, workers, start
+        self.indices = range(batch) if indices is None else indices
+        self._renderer = Renderer(source, device)
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps - self.start
 
     def __iter__(self) -> Iterator[Batch]:
+        steps = range(self.start, self.steps)
         if self.workers == 0:
-            yield from map(self._make, range(self.steps))
+            yield from map(self._render, map(self._read, steps))
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="tiles") as pool:
-            yield from _in_order(pool, self._make, self.steps, ahead=2 * self.workers)
+            ahead = _in_order(pool, self._read, steps, ahead=2 * self.workers)
+            yield from map(self._render, ahead)
 
     def plain(self, count: int) -> Iterator[Batch]:
-        """Yield tiles of the first `count` steps as they lie in the volumes, one per batch."""
+        """Yield tiles of the first `count` steps as they lie in the volumes, on the CPU, one each."""
+        renderer = Renderer(self.source)
         for step in range(count):
-            yield collate([self.source.draw(self.seed, step, 0)])
+            crop = self.source.draw(self.seed, step, 0)
+            yield collate([renderer.render(crop, renderer.upload(crop))])
 
-    def _make(self, step: int) -> Batch:
-        keys = ((self.seed, step, index) for index in range(self.batch))
-        return collate([self.source.draw(*key, self.augmentation) for key in keys])
+    def _read(self, step: int) -> list[Read]:
+        keys = ((self.seed, step, index) for index in self.indices)
+        crops = [self.source.draw(*key, self.augmentation) for key in keys]
+        return [(crop, self._renderer.upload(crop)) for crop in crops]
+
+    def _render(self, crops: Iterable[Read]) -> Batch:
+        return collate([self._renderer.render(crop, arrays) for crop, arrays in crops])
 
 
 class ValidationBatches:
-    """The same tiles at every validation, one per batch: `TileSource.grid`, unchanged."""
+    """The same tiles at every validation, one per batch: `TileSource.grid`, unchanged.
 
-    def __init__(self, source: TileSource, limit: int) -> None:
+    Parameters
+    ----------
+    source : TileSource
+        Samples that are not learned from.
+    limit : int
+        At most so many tiles.
+    device : {"cpu", "cuda"}
+        Where they are rendered and stay.
+    """
+
+    def __init__(self, source: TileSource, limit: int, device: str = "cpu") -> None:
         self.source, self._tiles = source, source.grid(limit)
+        self._renderer = Renderer(source, device)
 
     def __len__(self) -> int:
         return len(self._tiles)
 
     def __iter__(self) -> Iterator[Batch]:
         for number, plane, start in self._tiles:
-            yield collate([self.source.read(self.source.samples[number], plane, start)])
+            crop = self.source.read(self.source.samples[number], plane, start)
+            yield collate([self._renderer.render(crop, self._renderer.upload(crop))])
 
 
 def collate(tiles: Sequence[Tile]) -> Batch:
     """Stack tiles to a batch: ``image``, ``labels``, ``weights`` (tensors) and ``origin``."""
 
     def stack(key: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(tile, key) for tile in tiles]))
+        return torch.stack([getattr(tile, key) for tile in tiles])
 
     image = stack("image").contiguous(memory_format=torch.channels_last)
     return {
@@ -119,13 +130,19 @@ def collate(tiles: Sequence[Tile]) -> Batch:
     }
 
 
-def _in_order(pool: ThreadPoolExecutor, make: Any, count: int, ahead: int) -> Iterator[Batch]:
-    """Yield ``make(0), make(1), ...`` with at most `ahead` of them under way."""
-    steps = iter(range(count))
-    waiting: deque[Future[Batch]] = deque(
-        pool.submit(make, step) for step in itertools.islice(steps, ahead)
+def _in_order(
+    pool: ThreadPoolExecutor,
+    read: Callable[[int], list[Read]],
+    steps: Sequence[int],
+    *,
+    ahead: int,
+) -> Iterator[list[Read]]:
+    """Yield ``read(step)`` of every step with at most `ahead` of them under way."""
+    coming = iter(steps)
+    waiting: deque[Future[list[Read]]] = deque(
+        pool.submit(read, step) for step in itertools.islice(coming, ahead)
     )
     while waiting:
-        batch = waiting.popleft().result()
-        waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
-        yield batch
+        crops = waiting.popleft().result()
+        waiting.extend(pool.submit(read, step) for step in itertools.islice(coming, 1))
+        yield crops

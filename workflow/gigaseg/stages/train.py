@@ -19,7 +19,7 @@ from ..geometry import UNetGeometry
 from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
-from ..patches import TrainingBatches, ValidationBatches, resample_fast
+from ..patches import TrainingBatches, ValidationBatches
 from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within
 from ..training import count_parameters, fit, initialise
@@ -168,28 +168,29 @@ def _batches(
     threads: int,
 ) -> tuple[TrainingBatches, ValidationBatches | None]:
     both = load_within([s.sample for s in (*lesson.train, *lesson.validation)], MEMORY)
-    source, held_out = (
-        TileSource(
-            samples,
-            geometry,
-            training["tile"],
-            target=target,
-            class_weights=class_weights.tolist(),
-            separation=training["separation"],
-            resample_image=resample_fast,
-        )
-        for samples in (both[: len(lesson.train)], both[len(lesson.train) :])
+    facts = {
+        "target": target,
+        "class_weights": class_weights.tolist(),
+        "separation": training["separation"],
+    }
+    source = TileSource(
+        both[: len(lesson.train)],
+        geometry,
+        training["tile"],
+        oversample=training["oversample"],
+        **facts,
     )
     batches = TrainingBatches(
         source,
-        **{key: training[key] for key in ("steps", "batch", "seed", "augmentation")},
-        # On a CPU the network keeps all threads busy: tiles made meanwhile would only slow it down.
+        **{key: training[key] for key in ("steps", "batch", "seed", "augmentation", "device")},
+        # On a CPU the network keeps all threads busy: tiles read meanwhile would only slow it down.
         workers=threads if training["device"] == "cuda" else 0,
     )
     if not lesson.validation:
         logger.warning("there are no validation samples: the best weights are the last")
         return batches, None
-    return batches, ValidationBatches(held_out, VALIDATION_TILES)
+    held_out = TileSource(both[len(lesson.train) :], geometry, training["tile"], **facts)
+    return batches, ValidationBatches(held_out, VALIDATION_TILES, training["device"])
 
 
 def _line(row: Mapping[str, float], steps: int) -> str:
