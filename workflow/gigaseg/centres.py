@@ -64,8 +64,8 @@ class Pool:
         of, number = _locate(self._ends, number)
         sample, ends = self._samples[of], self._chunk_ends[of]
         if ends is None:
-            z, y, x = np.unravel_index(number, sample.target.shape)
-            return of, (int(z), int(y), int(x))
+            z, y, x = (int(i) for i in np.unravel_index(number, sample.target.shape))
+            return of, (z, y, x)
         chunk, number = _locate(ends, number)
         assert sample.tally is not None
         window = sample.tally.window(chunk)

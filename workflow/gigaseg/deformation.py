@@ -1,11 +1,10 @@
-"""Random elastic deformation, rotation, zoom and flips of a tile: drawn here, applied by `rendering`.
+"""Elastic deformation, rotation, zoom and flips of a tile: drawn here, applied by `rendering`.
 
 A tile is interpolated once, whatever is done to it: everything that moves pixels is composed into
 the coordinates at which the image is read. Coordinates are counted from the tile's centre pixel,
 and that pixel is never moved: the voxel a tile is centred on is always in it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
@@ -74,8 +73,8 @@ class Deformation:
 
     Examples
     --------
-    >>> Deformation(flips=(False, True), scale=2.0).matrix.tolist()
-    [[2.0, 0.0], [0.0, -2.0]]
+    >>> Deformation(angle=180.0, scale=2.0).matrix.diagonal().tolist()
+    [-2.0, -2.0]
     """
 
     angle: float = 0.0

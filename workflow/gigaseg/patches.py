@@ -74,7 +74,7 @@ class TrainingBatches:
             yield from map(self._render, ahead)
 
     def plain(self, count: int) -> Iterator[Batch]:
-        """Yield tiles of the first `count` steps as they lie in the volumes, on the CPU, one each."""
+        """Yield a tile of each of the first `count` steps as it lies in the volume, on the CPU."""
         renderer = Renderer(self.source)
         for step in range(count):
             crop = self.source.draw(self.seed, step, 0)

@@ -1,8 +1,8 @@
 """From what was read to what the network sees: deformed, blurred, brightened, on the device.
 
-One path for CPU and GPU. Each tile is rendered by itself and never as part of a batch: the last bits
-of a vectorised function depend on where in an array a value stands, and a tile must not change with
-the tiles beside it.
+One path for CPU and GPU. Each tile is rendered by itself and never as part of a batch: the last
+bits of a vectorised function depend on where in an array a value stands, and a tile must not change
+with the tiles beside it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -134,8 +134,8 @@ def coordinates(deformation: Deformation, size: int, device: torch.device | None
 
     Examples
     --------
-    >>> coordinates(Deformation(flips=(False, True)), 3)[1, 0].tolist()
-    [1.0, 0.0, -1.0]
+    >>> coordinates(Deformation(flips=(False, True)), 4)[1, 0].tolist()
+    [2.0, 1.0, -0.0, -1.0]
     """
     place = torch.arange(size, dtype=torch.float32, device=device) - size // 2
     field = torch.stack(
