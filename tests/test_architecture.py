@@ -24,7 +24,7 @@ GROUPS = {
     "classes curves distances faces faults forest forecast fragments instances intensity "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
-    "calibration measures centres tally",
+    "calibration measures centres tally nearest",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks",
     "network": "unet runtime lanes patches rendering checkpoints training inference",
@@ -54,7 +54,7 @@ PACKAGES = {
     "scipy": {"pure", "page"},
     "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
     | {"labels", "lookup", "relaxation", "thinning", "warping", "matching", "intensity"}
-    | {"calibration", "measures"},
+    | {"calibration", "measures", "nearest"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
     "safetensors": {"checkpoints", "inference"},

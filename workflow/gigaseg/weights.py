@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 from numba import njit
 
-from gigaseg.distances import FAR, integer_spacing, two_nearest
+from gigaseg.distances import integer_spacing
 from gigaseg.labels import boundaries
+from gigaseg.nearest import two_nearest
 
 BACKGROUND, INTERIOR, BOUNDARY, RIDGE, IGNORED = 0, 1, 2, 3, 255
 """Codes of the target: background, inside of an instance, its rim, the cut between touching
@@ -56,7 +57,7 @@ def encode_target(
     target = inside.astype(np.uint8)
     if boundary_width > 0:
         # With background as a label of its own, every voxel's nearest label is its own.
-        _, other = two_nearest(labels.astype(np.int64) + 1, spacing)
+        _, other = two_nearest(labels, spacing, background=True)
         reach = boundary_width * _unit(spacing, labels.ndim)
         target[inside & (other <= reach * reach)] = BOUNDARY
     target[boundaries(labels)] = RIDGE
@@ -144,8 +145,9 @@ def separation(
 def _separate(first, second, where, unit, shape, weight):
     # Not NumPy: its vectorised exp may round differently at another position in the array.
     w0, sigma, limit = shape
+    far = np.iinfo(second.dtype).max
     for i in range(weight.size):
-        if where[i] and second[i] != FAR:
+        if where[i] and second[i] != far:
             distance = np.sqrt(np.float64(first[i])) / unit + np.sqrt(np.float64(second[i])) / unit
             if distance <= limit:
                 weight[i] = w0 * np.exp(-(distance * distance) / (2 * sigma * sigma))
