@@ -50,6 +50,18 @@ def test_two_nearest_labels_are_those_of_all(case):
         )
 
 
+@settings(deadline=None, max_examples=100)
+@given(spaced_labels(), st.integers(0, 40), st.booleans())
+def test_two_nearest_labels_up_to_a_limit(case, limit, background):
+    labels, spacing = case
+    expected = nearest_of_all(labels + background, spacing)
+    for squares, correct in zip(
+        two_nearest(labels, spacing, limit=limit, background=background), expected, strict=True
+    ):
+        np.testing.assert_array_equal(squares <= limit, correct <= limit)
+        np.testing.assert_array_equal(squares[correct <= limit], correct[correct <= limit])
+
+
 @settings(deadline=None, max_examples=50)
 @given(spaced_labels())
 def test_distance_to_sites_is_that_to_one_label(case):

@@ -262,9 +262,8 @@ def lower_envelope(height, weight, sites, span, far, room):
     """Find which parabola ``height[j] + weight * (x - j)**2`` is lowest, for every x of a span.
 
     Only j in the half-open range `sites` with ``height[j] < far`` compete; of equals the first
-    wins. Parabola ``site[k]``
-    is the lowest from ``start[k]`` to before ``start[k + 1]``. Returns their number; `site` and
-    `start` are filled in `room`.
+    wins. Parabola ``site[k]`` is the lowest from ``start[k]`` to before ``start[k + 1]``. Returns
+    their number; `site` and `start` are filled in `room`.
     """
     site, start = room
     count = 0

@@ -9,11 +9,14 @@ work is cut. Time is linear in the number of voxels, whatever the number of labe
 """
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 from numba import njit
 
 from .distances import lower_envelope, steps_of
+
+State = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 _STRIPE = 16  # neighbouring lines gathered at once, a cache line or two of the strided axes
 _PADDING = 24
@@ -24,7 +27,11 @@ _BEGIN, _LAST, _LABEL, _BEFORE, _LABEL_BEFORE, _AFTER, _LABEL_AFTER = range(_RUN
 
 
 def two_nearest(
-    labels: np.ndarray, spacing: Sequence[float] | None = None, *, background: bool = False
+    labels: np.ndarray,
+    spacing: Sequence[float] | None = None,
+    *,
+    limit: float = inf,
+    background: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the exact squared distances to the nearest two distinct labels.
 
@@ -34,6 +41,9 @@ def two_nearest(
         Label per voxel; 0 is background, to which nothing is measured.
     spacing : sequence of float, optional
         Voxel edges; isotropic by default.
+    limit : float
+        Squared distances up to this one are exact, and what is further away is somewhere beyond it:
+        the shorter, the faster.
     background : bool
         Whether background is a label like any other.
 
@@ -62,11 +72,18 @@ def two_nearest(
     other = np.empty_like(own)
     rows = -1, shape[-1]
     state = first, own, second, other
-    _nearest_in_rows(*(array.reshape(rows) for array in state), steps[-1] ** 2)
+    _nearest_in_rows(_reshape(state, rows), steps[-1] ** 2)
     for axis in reversed(range(labels.ndim - 1)):
         lines = -1, shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))
-        _nearest_along_axis(*(array.reshape(lines) for array in state), steps[axis] ** 2)
+        _nearest_along_axis(
+            _reshape(state, lines), steps[axis] ** 2, int(min(limit + 1, np.iinfo(dtype).max))
+        )
     return first, second
+
+
+def _reshape(state: State, shape: tuple[int, ...]) -> State:
+    first, own, second, other = (array.reshape(shape) for array in state)
+    return first, own, second, other
 
 
 def _ids(labels: np.ndarray) -> np.ndarray:
@@ -77,8 +94,9 @@ def _ids(labels: np.ndarray) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _nearest_in_rows(first, own, second, other, weight):
+def _nearest_in_rows(state, weight):
     """Replace labels `own` by the nearest labels of the row, and fill in what belongs to them."""
+    first, own, second, other = state
     height, width = own.shape
     runs = np.empty((_RUN, width + 2), np.int64)
     for y in range(height):
@@ -134,10 +152,10 @@ def _fill_segment(first, second, run, begin, end, weight):
 
 
 @njit(cache=True, nogil=True)
-def _nearest_along_axis(first, own, second, other, weight):
-    """Take what is known across an axis along it, line by line."""
+def _nearest_along_axis(state, weight, far):
+    """Take what is known across an axis along it, line by line, if it is nearer than `far`."""
+    first, own, second, other = state
     outer, extent, inner = first.shape
-    far = np.iinfo(first.dtype).max
     # Padded: lines a power of two apart would compete for the same places in the cache.
     old = np.empty((4, _STRIPE, extent + _PADDING), np.int64)
     new, rival = np.empty((4, extent), np.int64), np.empty((2, extent), np.int64)
@@ -153,7 +171,7 @@ def _nearest_along_axis(first, own, second, other, weight):
             for k in range(count):
                 line = old[:, k, :extent]
                 _first_on_line(line, new, weight, far, winner, room)
-                _second_on_line(line, new, weight, far, winner, rival, room)
+                _second_on_line(line, new, weight, far, (winner, rival), room)
                 line[:] = new
             _scatter(old[0], first[block], begin, count)
             _scatter(old[1], own[block], begin, count)
@@ -190,14 +208,14 @@ def _first_on_line(old, new, weight, far, winner, room):
 
 
 @njit(cache=True, nogil=True)
-def _second_on_line(old, new, weight, far, winner, rival, room):
+def _second_on_line(old, new, weight, far, sites, room):
     """Fill in the nearest other label, run by run of constant nearest label.
 
     In a run of label l, sites compete with their best label that is not l. The winners just
     outside the run have other labels and beat whatever lies beyond them, so only the sites between
     these two compete, and all runs of a line together cost linear time.
     """
-    extent, (site, start) = new.shape[1], room
+    extent, (winner, rival), (site, start) = new.shape[1], sites, room
     stop = 0
     while stop < extent:
         begin, label = stop, new[1, stop]
