@@ -27,7 +27,8 @@ GROUPS = {
     "calibration measures centres tally nearest",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks",
-    "network": "unet runtime lanes patches rendering checkpoints training inference",
+    "network": "unet runtime lanes patches rendering averaging optimisation checkpoints replicas "
+    "training inference",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",
@@ -39,7 +40,7 @@ GROUPS = {
 IMPORTABLE = {
     "pure": {"pure"},
     "books": {"books"},
-    "network": {"network", "pure"},
+    "network": {"network", "books", "pure"},
     "blocks": {"blocks", "books", "pure"},
     "stores": {"stores", "books", "pure"},
     "input": {"input", "stores", "blocks", "books", "pure"},
@@ -56,7 +57,7 @@ PACKAGES = {
     | {"labels", "lookup", "relaxation", "thinning", "warping", "matching", "intensity"}
     | {"calibration", "measures", "nearest"},
     "torch": {"network"},
-    "lightning": {"training", "checkpoints"},
+    "lightning": {"training", "replicas"},
     "safetensors": {"checkpoints", "inference"},
     "dask": {"blocks"},
     "distributed": {"blocks"},

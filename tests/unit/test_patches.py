@@ -1,7 +1,6 @@
 """Tiles: what is drawn depends on the key only, and equals what prediction would read."""
 
 import dataclasses
-import itertools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -175,29 +174,30 @@ def test_number_of_workers_changes_no_bit(workers: int) -> None:
         assert_equal_batches(one, two)
 
 
-@pytest.mark.parametrize("cuts", [[2], [1, 3], [1, 2, 3]], ids=str)
-def test_processes_that_share_a_batch_make_the_same_tiles(cuts: list[int]) -> None:
-    parts = [run(indices=range(a, b)) for a, b in itertools.pairwise([0, *cuts, 4])]
-    for whole, *shares in zip(run(), *parts, strict=True):
-        joined = {key: torch.cat([s[key] for s in shares]) for key in ("image", "labels")}
-        joined["weights"] = torch.cat([share["weights"] for share in shares])
-        assert_equal_batches(whole, joined | {"origin": [o for s in shares for o in s["origin"]]})
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_training_that_goes_on_gets_the_batches_that_are_left(workers: int) -> None:
-    rest = run(start=3, workers=workers)
-    assert len(rest) == len(
-        TrainingBatches(make_source(), steps=5, batch=4, seed=4, start=3, augmentation=None)
-    )
-    for one, two in zip(run()[3:], rest, strict=True):
-        assert_equal_batches(one, two)
-
-
 def test_batches_are_channels_last_for_the_network() -> None:
     (batch,) = run(steps=1)
     assert batch["image"].is_contiguous(memory_format=torch.channels_last)
     assert batch["image"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_may_begin_at_any_step(workers: int) -> None:
+    options = {"steps": 6, "batch": 2, "seed": 4, "augmentation": AUGMENTATION}
+    batches = TrainingBatches(make_source(), workers=workers, **options)
+    for one, two in zip(run(**options)[4:], batches.since(4), strict=True):
+        assert_equal_batches(one, two)
+    assert list(batches.since(6)) == []
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_share_the_tiles_of_a_batch(processes: int) -> None:
+    parts = [run(part=(rank, processes)) for rank in range(processes)]
+    for step, whole in enumerate(run()):
+        for index, origin in enumerate(whole["origin"]):
+            part, place = parts[index % processes][step], index // processes
+            assert part["origin"][place] == origin
+            for key in ("image", "labels", "weights"):
+                assert_array_equal(part[key][place].numpy(), whole[key][index].numpy())
 
 
 def test_an_abandoned_iteration_ends_its_threads() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from gigaseg import training
-from gigaseg.checkpoints import Checkpoint, re_estimate_batch_norm
+from gigaseg.averaging import re_estimate_batch_norm
+from gigaseg.checkpoints import Checkpoint
 from gigaseg.curves import COLUMNS, Scores, format_row, learning_rate_factor
 from gigaseg.patches import TrainingBatches, ValidationBatches
 from gigaseg.sampling import Sample, TileSource
@@ -20,7 +21,7 @@ from safetensors.torch import load
 SETTINGS: dict[str, Any] = {
     "seed": 3,
     "steps": 4,
-    "optimizer": "adam",
+    "optimizer": "adamw",
     "learning_rate": 0.01,
     "momentum": 0.99,
     "weight_decay": 0.0,
@@ -30,6 +31,11 @@ SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
     "validate_every": 2,
+    "checkpoint_every": 3,
+    "patience": 0,
+    "ema": 0,
+    "tile": 20,
+    "batch": 1,
     "gradient_clip": 1.0,
 }
 NETWORK = Architecture(depth=1, width=2, dropout=0.5)
@@ -55,18 +61,19 @@ def train(
     architecture: Architecture = NETWORK, *, validate: bool = True, **changes: Any
 ) -> tuple[Checkpoint, Checkpoint, list[Mapping[str, float]]]:
     settings = SETTINGS | changes
-    rows: list[Mapping[str, float]] = []
+    tables: list[list[Mapping[str, float]]] = []
     batches = TrainingBatches(
         make_source(architecture),
         steps=settings["steps"],
-        batch=1,
+        batch=settings["batch"],
         seed=settings["seed"],
         augmentation={"flips": True, "rotation": 180.0},
     )
     validation = ValidationBatches(make_source(architecture, seed=1), 4) if validate else None
     network = initialise(architecture, settings["seed"])
-    best, last = fit(network, settings, batches, validation, rows.append)
-    return best, last, rows
+    found = fit(network, settings, batches, validation, lambda rows: tables.append([*rows]))
+    assert [len(table) for table in tables] == list(range(1, len(tables) + 1))
+    return *found, tables[-1]
 
 
 def test_loss_is_the_sum_of_the_paper_written_out() -> None:
@@ -139,7 +146,7 @@ def test_same_seed_same_bits() -> None:
     assert one.to_bytes() != other.to_bytes()
 
 
-@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adam", 0.03)])
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adamw", 0.03)])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_lowers_the_loss(optimizer: str, rate: float, precision: str) -> None:
     _, last, rows = train(
@@ -185,10 +192,10 @@ def test_best_weights_are_those_that_were_validated() -> None:
     assert best.step == 1 + int(np.argmin(losses))
     network = initialise(NETWORK, 0)
     network.load_state_dict(best.state)
-    module, scores = training.Segmentation(network.eval(), SETTINGS), Scores.empty(2)
+    scores = Scores.empty(2)
     with torch.no_grad():
         for batch in ValidationBatches(make_source(seed=1), 4):
-            logits = module(batch["image"])
+            logits = network.eval()(batch["image"])
             loss = weighted_cross_entropy(logits, batch["labels"], batch["weights"])
             scores.add(confusion_matrix(logits, batch["labels"]).numpy(), float(loss))
     assert scores.summary()["loss"] == pytest.approx(min(losses), rel=1e-5)
@@ -249,6 +256,74 @@ def test_a_loss_that_is_not_finite_stops_with_the_tiles() -> None:
             gradient_clip=0,
             schedule="constant",
         )
+
+
+def test_a_gradient_that_is_not_finite_stops_with_the_tiles() -> None:
+    class Steep(torch.autograd.Function):
+        """A finite value with an infinite slope."""
+
+        @staticmethod
+        def forward(_: Any, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(_: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            return gradients[0] * math.inf
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "output_window", lambda logits, _: Steep.apply(logits))
+        message = r"the length of the gradient is nan at step 0 with .* on tiles d/a plane 0 y"
+        with pytest.raises(FloatingPointError, match=message):
+            train()
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes"),
+    ],
+)
+def test_too_little_memory_names_what_to_lower(problem: RuntimeError) -> None:
+    def scarce(*_: Any) -> None:
+        raise problem
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "weighted_cross_entropy", scarce)
+        message = (
+            r"the memory of the cpu device is too small to train with tiles of 20 px, 1 per step, "
+            r"and a network of width 2: lower training.tile, training.batch or network.width "
+            r"\((CUDA out of|Default).*(GiB\.|bytes)\)$"
+        )
+        with pytest.raises(RuntimeError, match=message):
+            train()
+
+
+def test_other_errors_of_a_step_are_left_as_they_are() -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "weighted_cross_entropy", fail)
+        with pytest.raises(RuntimeError, match=r"^something else$"):
+            train()
+
+
+def test_an_average_is_what_is_validated_and_kept() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched(training.Average):
+        def update(self, network: Any, step: int) -> None:
+            super().update(network, step)
+            seen.append(self.network.state_dict()["head.weight"].clone())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Average", Watched)
+        best, last, rows = train(ema=0.9, steps=6, validate_every=1)
+    assert torch.equal(last.state["head.weight"], seen[-1])
+    assert torch.equal(best.state["head.weight"], seen[best.step - 1])
+    assert not torch.equal(last.state["head.weight"], train(steps=6)[1].state["head.weight"])
+    assert best.scores["loss"] == min(row["validation_loss"] for row in rows)
 
 
 def test_weights_are_a_file_without_pickle() -> None:

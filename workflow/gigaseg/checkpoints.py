@@ -1,17 +1,21 @@
-"""Weights worth keeping: recorded while training, finished after it."""
+"""Checkpoints: weights worth keeping, and all that a training needs to go on after a kill."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import lightning
-import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .patches import Batch
-from .unet import UNet
+from .fingerprints import canonical_json, digest
+from .manifests import write_atomically
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
@@ -33,90 +37,159 @@ class Checkpoint:
         return save(self.state)
 
 
-@dataclass(eq=False)
-class Recorder(lightning.Callback):
-    """Reports one row of scores per validation and keeps the best weights.
+@dataclass
+class Progress:
+    """Everything that the steps to come depend on.
 
     Parameters
     ----------
-    write : callable
-        Takes a row, see `curves.COLUMNS`.
-    every : int
-        Steps between rows when there are no validation samples.
+    step : int
+        Steps taken.
+    network, optimizer, average : dict of str to Tensor
+        State of each; `average` is empty without one.
+    best : Checkpoint or None
+        The best weights so far.
+    losses : list of float
+        Training losses since the last row of the table.
+    rows : list of mapping
+        The table so far, see `curves.COLUMNS`.
     """
 
-    write: Callable[[Mapping[str, float]], None]
-    every: int
+    step: int
+    network: State
+    optimizer: State
+    average: State = field(default_factory=dict)
     best: Checkpoint | None = None
-    _losses: list[Tensor] = field(default_factory=list)
-    _rate: float = math.nan
+    losses: list[float] = field(default_factory=list)
+    rows: list[Mapping[str, float]] = field(default_factory=list)
 
-    @property
-    def has_news(self) -> bool:
-        """Whether there were steps since the last row."""
-        return bool(self._losses)
+    def to_files(self) -> tuple[bytes, dict[str, Any]]:
+        """Return the content of two files: tensors, and what JSON can say."""
+        best = self.best or Checkpoint(0, {}, {})
+        parts = {
+            "network": self.network,
+            "optimizer": self.optimizer,
+            "average": self.average,
+            "best": best.state,
+        }
+        tensors = {
+            f"{part}/{name}": t for part, state in parts.items() for name, t in state.items()
+        }
+        told = {
+            "step": self.step,
+            "best": {"step": best.step, **_written(best.scores)} if self.best else None,
+            "losses": [repr(loss) for loss in self.losses],
+            "rows": [_written(row) for row in self.rows],
+        }
+        return save(tensors), told
 
-    def on_train_batch_start(self, _trainer: Any, module: Any, *_: Any) -> None:
-        """Note the learning rate before the schedule moves on."""
-        self._rate = module.learning_rate
-
-    def on_train_batch_end(self, trainer: Any, _module: Any, outputs: Any, *_: Any) -> None:
-        """Collect losses; without validation, report them."""
-        self._losses.append(outputs["loss"].detach())
-        if not trainer.enable_validation and trainer.global_step % self.every == 0:
-            self.report(trainer.global_step, {})
-
-    def on_validation_end(self, trainer: Any, module: Any) -> None:
-        """Report the scores and keep the weights if they are the best so far."""
-        if trainer.state.fn != "fit":
-            return
-        candidate = Checkpoint(trainer.global_step, {}, module.scores.summary())
-        if candidate.is_better_than(self.best):
-            candidate.state = copy_state(module.network)
-            self.best = candidate
-        self.report(candidate.step, candidate.scores)
-
-    def report(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write a row with the mean training loss since the last one."""
-        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
-        self._losses.clear()
-        row = {"step": step, "train_loss": loss}
-        row |= {f"validation_{key}": value for key, value in scores.items()}
-        self.write(row | {"learning_rate": self._rate})
+    @classmethod
+    def from_files(cls, data: bytes, told: Mapping[str, Any]) -> "Progress":
+        """Undo `to_files`."""
+        parts: dict[str, State] = {"network": {}, "optimizer": {}, "average": {}, "best": {}}
+        for name, tensor in load(data).items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        best, state = told["best"], parts.pop("best")
+        if best is not None:
+            scores = {key: float(value) for key, value in best.items() if key != "step"}
+            best = Checkpoint(best["step"], state, scores)
+        return cls(
+            step=told["step"],
+            best=best,
+            losses=[float(loss) for loss in told["losses"]],
+            rows=[{key: float(value) for key, value in row.items()} for row in told["rows"]],
+            **parts,
+        )
 
 
-def re_estimate_batch_norm(network: UNet, batches: Iterable[Batch]) -> None:
-    """Replace running statistics of batch normalisation by means over tiles.
+def _written(numbers: Mapping[str, float]) -> dict[str, str]:
+    """Write numbers as text: JSON knows neither nan nor, for some readers, the last digits."""
+    return {key: repr(float(value)) for key, value in numbers.items()}
 
-    During training they trail behind the weights and see one deformed tile at a time.
+
+class Checkpoints:
+    """The last two checkpoints of a training, on disk.
+
+    Each is a safetensors file and, written after it, a JSON file with the checksums of both: a
+    checkpoint is there once the second is, and one that was torn or spoilt since is not used.
 
     Parameters
     ----------
-    network : UNet
-        Changed in place; nothing happens if it has no batch normalisation.
-    batches : iterable
-        Training tiles as prediction will read them: not deformed.
+    folder : Path
+        Where they lie; made when the first is written.
+
+    Examples
+    --------
+    >>> import torch
+    >>> checkpoints = Checkpoints(getfixture("tmp_path") / "checkpoints")
+    >>> checkpoints.write(Progress(5, {"weight": torch.ones(2)}, {}, losses=[0.1]))
+    >>> progress = checkpoints.latest()
+    >>> progress.step, progress.network["weight"].tolist(), progress.losses
+    (5, [1.0, 1.0], [0.1])
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
-    if not layers:
-        return
-    network.eval()
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over all batches
-        layer.train()
-    with torch.no_grad():
-        for batch in batches:
-            network(batch["image"])
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    network.eval()
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, progress: Progress) -> None:
+        """Write a checkpoint, and delete all but the one before.
+
+        Raises
+        ------
+        DiskError
+            If there is no room; the earlier ones stay.
+        """
+        data, told = progress.to_files()
+        told["sha256"] = hashlib.sha256(data).hexdigest()
+        name = self._name(progress.step)
+        write_atomically(self.folder / f"{name}.safetensors", data)
+        content = canonical_json({"told": told, "digest": digest(told)}, indent=1)
+        write_atomically(self.folder / f"{name}.json", content + "\n")
+        before = [path.stem for path in self._descriptions() if path.stem < name]
+        self._forget({name, *before[-1:]})
+
+    def latest(self) -> Progress | None:
+        """Return the latest checkpoint that is whole, or None; say which ones are not."""
+        for path in reversed(self._descriptions()):
+            try:
+                return self._read(path)
+            except (ValueError, FileNotFoundError) as problem:
+                logger.warning("%s is not used, %s: the one before is", path, problem)
+        return None
+
+    def remove(self) -> None:
+        """Delete all checkpoints: the training has ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self, path: Path) -> Progress:
+        content = json.loads(path.read_bytes())
+        told = content.get("told") if isinstance(content, dict) else None
+        if told is None or content.get("digest") != digest(told):
+            raise ValueError("its checksum does not agree")
+        data = path.with_suffix(".safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != told["sha256"]:
+            raise ValueError("the checksum of its tensors does not agree")
+        return Progress.from_files(data, told)
+
+    def _descriptions(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.json"))
+
+    def _forget(self, kept: Iterable[str]) -> None:
+        for path in self.folder.iterdir():
+            if path.stem not in kept:
+                path.unlink()
+
+    @staticmethod
+    def _name(step: int) -> str:
+        return f"step-{step:09d}"
+
+
+def plain(state: Mapping[str, Tensor]) -> State:
+    """Return tensors as files hold them: on the CPU and in the usual memory layout."""
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
 def copy_state(network: nn.Module) -> State:
     """Return a copy of all weights, on the CPU and in the usual memory layout."""
-    return {
-        name: value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
-        for name, value in network.state_dict().items()
-    }
+    return {name: value.clone() for name, value in plain(network.state_dict()).items()}

@@ -4,6 +4,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,13 +35,9 @@ class TrainingBatches:
         See `TileSource.draw`.
     workers : int
         Threads that read; 0 reads each batch when it is asked for. They never change a value.
-    start : int
-        The first batch: what came before is not made.
-    indices : sequence of int, optional
-        The tiles of every batch that are made here, all by default: processes that share a training
-        take disjoint parts. A tile is the same wherever it is made.
-    device : {"cpu", "cuda"}
-        Where tiles are rendered and stay.
+    part : (int, int)
+        Number of this process and how many there are: a batch is divided among them, and each
+        tile is what it is in the whole batch.
     """
 
     def __init__(
@@ -52,41 +49,46 @@ class TrainingBatches:
         seed: int,
         augmentation: Mapping[str, Any] | None,
         workers: int = 0,
-        start: int = 0,
-        indices: Sequence[int] | None = None,
-        device: str = "cpu",
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        self.source, self.steps, self.batch, self.seed = source, steps, batch, seed
-        self.augmentation, self.workers, self.start = augmentation, workers, start
-        self.indices = range(batch) if indices is None else indices
-        self._renderer = Renderer(source, device)
+        self.source, self.steps, self.seed = source, steps, seed
+        self.indices = range(part[0], batch, part[1])
+        self.augmentation, self.workers = augmentation, workers
 
     def __len__(self) -> int:
-        return self.steps - self.start
+        return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
-        steps = range(self.start, self.steps)
+        return self.since(0)
+
+    def since(self, step: int, device: torch.device | None = None) -> Iterator[Batch]:
+        """Yield the batches of the steps from this one on, counted from 0.
+
+        Parameters
+        ----------
+        step : int
+            Nothing that comes before it is made.
+        device : torch.device, optional
+            Where the batches are rendered and stay; the CPU by default.
+        """
+        renderer, steps = Renderer(self.source, device), range(step, self.steps)
+        read, render = partial(self._read, renderer), partial(_render, renderer)
         if self.workers == 0:
-            yield from map(self._render, map(self._read, steps))
+            yield from map(render, map(read, steps))
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="tiles") as pool:
-            ahead = _in_order(pool, self._read, steps, ahead=2 * self.workers)
-            yield from map(self._render, ahead)
+            ahead = _in_order(pool, read, steps, ahead=2 * self.workers)
+            yield from map(render, ahead)
 
     def plain(self, count: int) -> Iterator[Batch]:
         """Yield a tile of each of the first `count` steps as it lies in the volume, on the CPU."""
         renderer = Renderer(self.source)
         for step in range(count):
-            crop = self.source.draw(self.seed, step, 0)
-            yield collate([renderer.render(crop, renderer.upload(crop))])
+            yield _render(renderer, [_upload(renderer, self.source.draw(self.seed, step, 0))])
 
-    def _read(self, step: int) -> list[Read]:
+    def _read(self, renderer: Renderer, step: int) -> list[Read]:
         keys = ((self.seed, step, index) for index in self.indices)
-        crops = [self.source.draw(*key, self.augmentation) for key in keys]
-        return [(crop, self._renderer.upload(crop)) for crop in crops]
-
-    def _render(self, crops: Iterable[Read]) -> Batch:
-        return collate([self._renderer.render(crop, arrays) for crop, arrays in crops])
+        return [_upload(renderer, self.source.draw(*key, self.augmentation)) for key in keys]
 
 
 class ValidationBatches:
@@ -98,13 +100,11 @@ class ValidationBatches:
         Samples that are not learned from.
     limit : int
         At most so many tiles.
-    device : {"cpu", "cuda"}
-        Where they are rendered and stay.
     """
 
-    def __init__(self, source: TileSource, limit: int, device: str = "cpu") -> None:
+    def __init__(self, source: TileSource, limit: int) -> None:
         self.source, self._tiles = source, source.grid(limit)
-        self._renderer = Renderer(source, device)
+        self._renderer = Renderer(source)
 
     def __len__(self) -> int:
         return len(self._tiles)
@@ -112,7 +112,7 @@ class ValidationBatches:
     def __iter__(self) -> Iterator[Batch]:
         for number, plane, start in self._tiles:
             crop = self.source.read(self.source.samples[number], plane, start)
-            yield collate([self._renderer.render(crop, self._renderer.upload(crop))])
+            yield _render(self._renderer, [_upload(self._renderer, crop)])
 
 
 def collate(tiles: Sequence[Tile]) -> Batch:
@@ -128,6 +128,14 @@ def collate(tiles: Sequence[Tile]) -> Batch:
         "weights": stack("weights"),
         "origin": [tile.origin for tile in tiles],
     }
+
+
+def _upload(renderer: Renderer, crop: Crop) -> Read:
+    return crop, renderer.upload(crop)
+
+
+def _render(renderer: Renderer, crops: Iterable[Read]) -> Batch:
+    return collate([renderer.render(crop, arrays) for crop, arrays in crops])
 
 
 def _in_order(

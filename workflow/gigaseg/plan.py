@@ -169,8 +169,9 @@ class Plan:
         return self.settings["datasets"][dataset]["registry"]
 
     def threads(self, experiment: str) -> int:
-        """Return the threads of an experiment's training."""
-        return self.settings["experiments"][experiment]["training"]["threads"]
+        """Return the threads of an experiment's training, those of all its processes."""
+        training = self.settings["experiments"][experiment]["training"]
+        return training["threads"] * training["processes"]
 
     def outcomes(self) -> list[str]:
         """List every manifest that says what became of samples."""

@@ -52,13 +52,13 @@ class Renderer:
     ----------
     source : TileSource
         Whose crops these are; it knows sizes, classes and their weights.
-    device : {"cpu", "cuda"}
-        Where the tiles are made and stay.
+    device : torch.device, optional
+        Where the tiles are made and stay; the CPU by default.
     """
 
-    def __init__(self, source: TileSource, device: str = "cpu") -> None:
+    def __init__(self, source: TileSource, device: torch.device | None = None) -> None:
         self.tile, self.output = source.tile, source.output
-        self._device = torch.device(device)
+        self._device = torch.device("cpu") if device is None else device
         self._class_of = torch.from_numpy(source.class_of).to(self._device)
         self._weight_of = torch.from_numpy(source.weight_of).to(self._device)
 

@@ -192,6 +192,7 @@ def check(settings: Mapping[str, Any]) -> Iterator[Problem]:
         where = ("experiments", str(name))
         yield from _check_datasets(where, experiment, settings.get("datasets", {}))
         yield from _check_network(where, experiment, settings["storage"])
+        yield from _check_training(where, experiment["training"])
         yield from _check_tuning(where, experiment["instances"])
 
 
@@ -234,6 +235,13 @@ def _check_network(
             continue
         if section == "prediction" and shard % geometry.step(tile):
             yield Problem((*where, section, "tile"), _uneven(geometry, tile, chunk, shard))
+
+
+def _check_training(where: Path_, training: Mapping[str, Any]) -> Iterator[Problem]:
+    processes, batch = training["processes"], training["batch"]
+    if _numbers(processes, batch) and processes > batch:
+        text = f"{processes} processes cannot share a batch of {batch}: raise training.batch"
+        yield Problem((*where, "training", "processes"), f"{text} or lower this")
 
 
 def _check_tuning(where: Path_, instances: Mapping[str, Any]) -> Iterator[Problem]:

@@ -1,33 +1,36 @@
-"""Training of a U-Net: the paper's weighted loss in a Lightning module.
+"""Training of a U-Net: the paper's weighted loss, and a loop that can be killed at any step.
 
-Lightning brings devices, precision, the loop and the progress bar. It writes nothing: checkpoints
-are safetensors (its own are pickles) and the table of scores is ours (its logger deletes the table
-of an interrupted run).
+Lightning Fabric brings devices, precision and several processes; the loop is ours, because what a
+step computes must follow from its number and the checkpoint before it. Fabric writes nothing:
+checkpoints are safetensors (its own are pickles).
 """
 
 import logging
 import math
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-import lightning
+import numpy as np
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .checkpoints import Checkpoint, Recorder, copy_state, re_estimate_batch_norm
+from .averaging import Average, re_estimate_batch_norm
+from .checkpoints import Checkpoint, Progress, copy_state, plain
 from .classes import IGNORED
-from .curves import Scores, learning_rate_factor
+from .curves import Scores
+from .optimisation import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from .patches import Batch, TrainingBatches, ValidationBatches
+from .replicas import Place
 from .unet import Architecture, UNet
 
 logger = logging.getLogger(__name__)
 
 BATCH_NORM_TILES = 32
+
+Row = Mapping[str, float]
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -64,95 +67,6 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
     return (weights * entropy).sum() / labelled
 
 
-class Segmentation(lightning.LightningModule):
-    """A U-Net with its loss, optimiser and schedule.
-
-    Parameters
-    ----------
-    network : UNet
-        Trained in place.
-    settings : mapping
-        Section ``training``.
-    """
-
-    def __init__(self, network: UNet, settings: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.network = network
-        self.settings = settings
-        self.scores = Scores.empty(network.architecture.classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits of the output window: with ``same`` padding, the context is cut off."""
-        logits = self.network(image)
-        if self.network.architecture.padding == "same":
-            context = self.network.architecture.geometry.context
-            logits = logits[..., context:-context, context:-context]
-        return logits
-
-    def training_step(self, batch: Batch, _index: int) -> Tensor:
-        """Return the loss of a batch.
-
-        Raises
-        ------
-        FloatingPointError
-            If it is not finite; with the step, the learning rate and the tiles.
-        """
-        loss = weighted_cross_entropy(self(batch["image"]), batch["labels"], batch["weights"])
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.global_step} with learning rate "
-                f"{self.learning_rate:.3g} on tiles {'; '.join(batch['origin'])}: lower "
-                f"learning_rate, lengthen warmup_steps or set gradient_clip"
-            )
-        return loss
-
-    def validation_step(self, batch: Batch, _index: int) -> None:
-        """Add a batch to the scores."""
-        logits = self(batch["image"])
-        loss = weighted_cross_entropy(logits, batch["labels"], batch["weights"])
-        self.scores.add(confusion_matrix(logits, batch["labels"]).cpu().numpy(), float(loss))
-
-    def on_validation_start(self) -> None:
-        """Begin to add up anew."""
-        self.scores = Scores.empty(self.network.architecture.classes)
-
-    @property
-    def learning_rate(self) -> float:
-        """Learning rate of the step under way."""
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
-    ) -> None:
-        """Shorten gradients that are too long."""
-        del optimizer, gradient_clip_algorithm  # the names are Lightning's
-        # Lightning refuses fused optimisers here, for the sake of a scaler that bfloat16 has not.
-        if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-
-    def configure_optimizers(self) -> Any:
-        """Return SGD with momentum, as in the paper, or Adam, and the schedule."""
-        chosen = self.settings
-        # Fused: one pass over the weights instead of one per operation.
-        common = {"lr": chosen["learning_rate"], "weight_decay": chosen["weight_decay"]}
-        common |= {"fused": True}
-        optimizer: torch.optim.Optimizer
-        if chosen["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(self.parameters(), momentum=chosen["momentum"], **common)
-        else:
-            optimizer = torch.optim.Adam(self.parameters(), **common)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: learning_rate_factor(
-                step,
-                steps=chosen["steps"],
-                warmup=chosen["warmup_steps"],
-                schedule=chosen["schedule"],
-            ),
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
 def count_parameters(architecture: Architecture) -> int:
     """Return the number of trained values, without drawing any.
 
@@ -171,95 +85,329 @@ def initialise(architecture: Architecture, seed: int) -> UNet:
     return UNet(architecture)
 
 
-def fit(
-    network: UNet,
-    settings: Mapping[str, Any],
-    batches: TrainingBatches,
-    validation: ValidationBatches | None,
-    write: Callable[[Mapping[str, float]], None],
-) -> tuple[Checkpoint, Checkpoint]:
-    """Train a network.
+class Training:
+    """A training under way: the network, and all that its next step depends on.
 
     Parameters
     ----------
     network : UNet
         Trained in place.
     settings : mapping
-        Section ``training``, with device and precision settled by `settle`.
-    batches : TrainingBatches
-        One per step.
+        Section ``training``.
+    fabric : Fabric
+        Device, precision, and the other processes if there are any.
     validation : ValidationBatches or None
-        Without them the best weights are the last.
     write : callable
-        Takes the rows of the learning curve, see `curves.COLUMNS`.
+        See `fit`.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    rows : list of mapping
+        The learning curve so far.
+    """
+
+    def __init__(
+        self,
+        network: UNet,
+        settings: Mapping[str, Any],
+        fabric: Fabric,
+        validation: ValidationBatches | None,
+        write: Callable[[Sequence[Row]], None],
+    ) -> None:
+        self.settings, self.fabric = settings, fabric
+        self.validation, self._write = validation, write
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(network, settings)
+        self._forward, self._optimizer = fabric.setup(network, self.optimizer)
+        self.average = Average(network, settings["ema"]) if settings["ema"] else None
+        self.step, self.rows = 0, list[Row]()
+        self._best: Checkpoint | None = None
+        self._best_step = 0  # known to all processes; the first has the weights
+        self._losses: list[float] = []
+        self._rate = math.nan
+
+    @property
+    def kept(self) -> UNet:
+        """The network that is validated and kept: the average of weights if there is one."""
+        return self.average.network if self.average else self.network
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the last ``patience`` validations brought nothing better."""
+        waited = self.step - self._best_step
+        patience = self.settings["patience"] * self.settings["validate_every"]
+        return bool(patience and self._best_step and waited >= patience)
+
+    def learn(self, batch: Batch) -> None:
+        """Take one step."""
+        # Of dropout and whatever else torch draws: it follows from the step, as the tiles do.
+        torch.manual_seed(step_seed(self.settings["seed"], self.step, self.fabric.global_rank))
+        self._rate = set_learning_rate(self.optimizer, self.settings, self.step)
+        self.network.train()
+        self._optimizer.zero_grad()
+        loss = self._loss(self.fabric.to_device(batch))
+        # Averaged over processes by the library; each loss is one's share of that of the batch.
+        self.fabric.backward(loss * self.fabric.world_size)
+        limit = self.settings["gradient_clip"] or math.inf
+        length = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self._optimizer.step()
+        # The one moment at which the step waits for the device.
+        total, longest = torch.stack([self._sum(loss.detach()), length]).tolist()
+        self._check({"loss": total, "length of the gradient": longest}, batch)
+        self.step += 1
+        self._losses.append(total)
+        if self.average:
+            self.average.update(self.network, self.step)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Return the loss of the batch; of several processes, this one's share of it."""
+        logits = output_window(self._forward(batch["image"]), self.network.architecture)
+        loss = weighted_cross_entropy(logits, batch["labels"], batch["weights"])
+        if self.fabric.world_size == 1:
+            return loss
+        labelled = (batch["labels"] != IGNORED).sum().clamp(min=1)
+        return loss * labelled / self._sum(labelled.clone())
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Add up over processes."""
+        return cast(Tensor, self.fabric.all_reduce(values, reduce_op="sum"))
+
+    def _check(self, values: Mapping[str, float], batch: Batch) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"the {name} is {value} at step {self.step} with learning rate "
+                    f"{self._rate:.3g} on tiles {'; '.join(batch['origin'])}: lower "
+                    f"learning_rate, lengthen warmup_steps or set gradient_clip"
+                )
+
+    def validate(self) -> None:
+        """Add a row of scores, and keep the weights if they are the best so far."""
+        scores: Mapping[str, float] = {}
+        if self.validation and self.fabric.is_global_zero:
+            candidate = Checkpoint(self.step, {}, self.evaluate())
+            if candidate.is_better_than(self._best):
+                candidate.state = copy_state(self.kept)
+                self._best = candidate
+            scores = candidate.scores
+        if self.validation:
+            mine = torch.tensor(self._best.step if self._best else 0, device=self.fabric.device)
+            self._best_step = int(self._sum(mine))
+        self._add_row(scores)
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return the scores of the kept network on the validation tiles."""
+        assert self.validation is not None
+        network = self.kept.eval()
+        scores = Scores.empty(network.architecture.classes)
+        for batch in map(self.fabric.to_device, self.validation):
+            with self.fabric.autocast():
+                logits = output_window(network(batch["image"]), network.architecture)
+            loss = weighted_cross_entropy(logits, batch["labels"], batch["weights"])
+            scores.add(confusion_matrix(logits, batch["labels"]).cpu().numpy(), float(loss))
+        return scores.summary()
+
+    def _add_row(self, scores: Mapping[str, float]) -> None:
+        row = {"step": self.step, "train_loss": math.fsum(self._losses) / len(self._losses)}
+        row |= {f"validation_{key}": value for key, value in scores.items()}
+        self.rows.append(row | {"learning_rate": self._rate})
+        self._losses = []
+        self._write(self.rows)
+
+    def progress(self) -> Progress:
+        """Return everything that the steps to come depend on."""
+        return Progress(
+            step=self.step,
+            network=plain(self.network.state_dict()),
+            optimizer=plain(optimizer_state(self.optimizer)),
+            average=plain(self.average.network.state_dict()) if self.average else {},
+            best=self._best,
+            losses=self._losses,
+            rows=self.rows,
+        )
+
+    def restore(self, progress: Progress) -> None:
+        """Go on from what `progress` returned in an earlier process."""
+        self.step, self.rows, self._losses = progress.step, progress.rows, progress.losses
+        self._best = progress.best
+        self._best_step = progress.best.step if progress.best else 0
+        self._rate = set_learning_rate(self.optimizer, self.settings, self.step - 1)
+        self.network.load_state_dict(progress.network)
+        restore_optimizer(self.optimizer, progress.optimizer)
+        if self.average:
+            self.average.network.load_state_dict(progress.average)
+        self._write(self.rows)
+
+    def agree(self) -> None:
+        """Raise RuntimeError if the processes do not all go on from the same step."""
+        steps = int(self._sum(torch.tensor(self.step, device=self.fabric.device)))
+        if steps != self.step * self.fabric.world_size:
+            raise RuntimeError(
+                f"process {self.fabric.global_rank} goes on from step {self.step}, others do not: "
+                f"all machines must see the same results folder"
+            )
+
+    def finish(self, batches: TrainingBatches) -> tuple[Checkpoint, Checkpoint]:
+        """Return the best and the last weights, as prediction will use them."""
+        last = Checkpoint(self.step, copy_state(self.kept), {"loss": math.nan})
+        best = self._best or last
+        for checkpoint in (best,) if best is last else (best, last):
+            self.kept.load_state_dict(checkpoint.state)
+            tiles = batches.plain(BATCH_NORM_TILES)
+            re_estimate_batch_norm(self.kept, map(self.fabric.to_device, tiles))
+            checkpoint.state = copy_state(self.kept)
+            if self.validation:
+                checkpoint.scores = self.evaluate()
+        if self._losses:
+            self._add_row(last.scores if self.validation else {})
+        return (last if last.is_better_than(best) else best), last
+
+
+def fit(
+    network: UNet,
+    settings: Mapping[str, Any],
+    batches: TrainingBatches,
+    validation: ValidationBatches | None,
+    write: Callable[[Sequence[Row]], None],
+    **more: Any,
+) -> tuple[Checkpoint, Checkpoint]:
+    """Train a network, from where a killed training of it left off.
+
+    Parameters
+    ----------
+    network, settings, batches, validation, write, **more
+        See `take_steps`.
 
     Returns
     -------
     best, last : Checkpoint
         With batch-norm statistics re-estimated over training tiles; scores are of these.
 
+    Raises
+    ------
+    FloatingPointError
+        If a loss or a gradient is not finite; with the step, the learning rate and the tiles.
+    RuntimeError
+        If the device has too little memory; names the settings to lower.
+
     Notes
     -----
-    Bits are reproducible on one kind of CPU with the same number of threads.
+    Bits are reproducible on one kind of CPU with the same number of threads and processes, whether
+    or not the training was killed meanwhile.
+    """
+    training = take_steps(network, settings, batches, validation, write, **more)
+    with memory_explained(settings, network.architecture):
+        return training.finish(batches)
+
+
+def take_steps(
+    network: UNet,
+    settings: Mapping[str, Any],
+    batches: TrainingBatches,
+    validation: ValidationBatches | None,
+    write: Callable[[Sequence[Row]], None],
+    *,
+    progress: Progress | None = None,
+    keep: Callable[[Progress], None] | None = None,
+    place: Place | None = None,
+) -> Training:
+    """Take the steps of a training, all that are left.
+
+    Parameters
+    ----------
+    network : UNet
+        Trained in place.
+    settings : mapping
+        Section ``training``, with device and precision settled by `runtime.choose_runtime`.
+    batches : TrainingBatches
+        One per step; of several processes, this one's part of each.
+    validation : ValidationBatches or None
+        Without them the best weights are the last.
+    write : callable
+        Takes all rows of the learning curve so far, see `curves.COLUMNS`, whenever there is one
+        more, and when a training goes on.
+    progress : Progress, optional
+        Of a killed training, to go on from.
+    keep : callable, optional
+        Takes the progress every ``checkpoint_every`` steps.
+    place : Place, optional
+        Of this process among several that train together; the first validates.
     """
     torch.set_num_threads(settings["threads"])
-    torch.manual_seed(settings["seed"])
-    recorder = Recorder(write, settings["validate_every"])
-    trainer = make_trainer(settings, recorder, validate=validation is not None)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module = Segmentation(network, settings)
-    with quiet_lightning():
-        trainer.fit(module, batches, validation)
-    last = Checkpoint(trainer.global_step, copy_state(network), {"loss": math.nan})
-    best = recorder.best or last
-    for checkpoint in (best,) if best is last else (best, last):
-        network.load_state_dict(checkpoint.state)
-        re_estimate_batch_norm(network, batches.plain(BATCH_NORM_TILES))
-        checkpoint.state = copy_state(network)
-        if validation is not None:
-            with quiet_lightning():
-                trainer.validate(module, validation, verbose=False)
-            checkpoint.scores = module.scores.summary()
-    if recorder.has_news:
-        recorder.report(last.step, last.scores if validation else {})
-    return (last if last.is_better_than(best) else best), last
+    with memory_explained(settings, network.architecture):
+        fabric = open_fabric(settings, place or Place())
+        training = Training(network, settings, fabric, validation, write)
+        if progress is not None:
+            training.restore(progress)
+        training.agree()
+        for batch in batches.since(training.step, fabric.device):
+            if training.is_stale:
+                break
+            training.learn(batch)
+            if training.step % settings["validate_every"] == 0:
+                training.validate()
+            if keep is not None and training.step % settings["checkpoint_every"] == 0:
+                keep(training.progress())
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    return training
 
 
-def make_trainer(
-    settings: Mapping[str, Any], recorder: Recorder, *, validate: bool
-) -> lightning.Trainer:
-    """Return a Lightning trainer that writes no files and leaves SLURM alone."""
-    # Below a warning it says what hardware it found, why it stopped, and what its makers sell.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    return lightning.Trainer(
+def open_fabric(settings: Mapping[str, Any], place: Place) -> Fabric:
+    """Return what knows the device, the precision and the other processes; it writes no files."""
+    # Below a warning it says what hardware it found.
+    for part in ("fabric", "pytorch"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.WARNING)
+    fabric = Fabric(
         accelerator=settings["device"],
-        devices=1,
+        devices=place.per_node,
+        num_nodes=place.nodes,
+        strategy="ddp" if place.processes > 1 else "auto",
         precision="bf16-mixed" if settings["precision"] == "bfloat16" else "32-true",
-        max_steps=settings["steps"],
-        gradient_clip_val=settings["gradient_clip"] or None,
-        val_check_interval=min(settings["validate_every"], settings["steps"]),
-        check_val_every_n_epoch=None,
-        limit_val_batches=None if validate else 0,
-        num_sanity_val_steps=0,
-        callbacks=[recorder],
-        # Its requeueing of SLURM jobs would fight with Snakemake's retries.
-        plugins=[LightningEnvironment()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
+        plugins=[place],  # and not what it finds of SLURM, which starts one process only
     )
+    fabric.launch()
+    return fabric
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Return the seed of what torch draws in a step.
+
+    Examples
+    --------
+    >>> step_seed(1, 7) == step_seed(1, 7), step_seed(1, 7) == step_seed(1, 8)
+    (True, False)
+    """
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
+def output_window(logits: Tensor, architecture: Architecture) -> Tensor:
+    """Cut off what `same` padding has put zeros into: the context."""
+    if architecture.padding != "same":
+        return logits
+    context = architecture.geometry.context
+    return logits[..., context:-context, context:-context]
 
 
 @contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Hide what Lightning warns about itself; all other warnings stay."""
-    with warnings.catch_warnings():
-        # It asks torch for the class of a tree's leaves, which newer versions call deprecated.
-        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
-        # Training without validation samples is said by the stage.
-        warnings.filterwarnings("ignore", message="You defined a `validation_step` but have no")
+def memory_explained(settings: Mapping[str, Any], architecture: Architecture) -> Iterator[None]:
+    """Say what to lower if the device has too little memory for a step."""
+    try:
         yield
+    except RuntimeError as problem:
+        # Torch has no class for a CPU's memory.
+        scarce = isinstance(problem, torch.OutOfMemoryError) or "can't allocate mem" in str(problem)
+        if not scarce:
+            raise
+        raise RuntimeError(
+            f"the memory of the {settings['device']} device is too small to train with tiles of "
+            f"{settings['tile']} px, {settings['batch']} per step, and a network of width "
+            f"{architecture.width}: lower training.tile, training.batch or network.width "
+            f"({str(problem).splitlines()[0]})"
+        ) from problem
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ rule train:
     resources:
         mem_mb=8000,
         runtime=1440,
+        nodes=1,
     params:
         settings=lambda wildcards: plan.job("train", model=model(wildcards)),
         code=code("train"),

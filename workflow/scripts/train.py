@@ -11,4 +11,5 @@ train.run(
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
     threads=snakemake.threads,
+    nodes=snakemake.resources.nodes,
 )

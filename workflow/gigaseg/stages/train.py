@@ -4,14 +4,15 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from os.path import relpath
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from ..checkpoints import Checkpoint
+from ..checkpoints import Checkpoint, Checkpoints
 from ..classes import NAMES
 from ..curves import COLUMNS, format_row
 from ..fingerprints import canonical_json, digest, fingerprint
@@ -20,10 +21,11 @@ from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
 from ..patches import TrainingBatches, ValidationBatches
+from ..replicas import Place, companions, join
 from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within
-from ..training import count_parameters, fit, initialise
-from ..unet import Architecture
+from ..training import count_parameters, fit, initialise, take_steps
+from ..unet import Architecture, UNet
 from . import read_entries, stamp
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 LIBRARIES = ("torch", "lightning", "numpy")
 MEMORY = 2 * 2**30  # bytes for decoded images, targets and weights; what does not fit is read again
 VALIDATION_TILES = 32
+FOLLOWER = "from gigaseg.stages.train import follow; follow()"
 
 
 def run(
@@ -40,6 +43,7 @@ def run(
     settings: Mapping[str, Any],
     code: str,
     threads: int,
+    nodes: int = 1,
 ) -> None:
     """Train one network: one experiment, one fold.
 
@@ -56,14 +60,18 @@ def run(
     code : str
         Digest of this stage's code.
     threads : int
-        Threads that make tiles for a GPU; they never change a value. The arithmetic runs on
-        ``training.threads``, which do.
+        Threads of each process that make tiles for a GPU; they never change a value. The arithmetic
+        runs on ``training.threads``, which do.
+    nodes : int
+        Machines among which ``training.processes`` are shared out; they change no value either.
 
     Raises
     ------
     ValueError
         If the tile does not fit the network, no training sample is left, a class has no voxel, the
         samples differ in their number of channels, or a GPU that is asked for is missing.
+    RuntimeError
+        If the device has too little memory, or another process of the training failed.
     FloatingPointError
         If the loss is not finite.
     """
@@ -75,9 +83,11 @@ def run(
     made_from = _fingerprint(lesson, settings, code)
     with Construction(folder, made_from, marker="model.json") as construction:
         if not construction.committed:
-            facts = _train(folder, lesson, settings, threads)
+            job = {"folder": str(folder), "weigh": [str(path) for path in weigh]}
+            facts = _train(construction, lesson, settings, {**job, "threads": threads}, nodes)
             facts |= {"fingerprint": digest(made_from), "made_from": made_from}
             write_atomically(folder / "model.json", canonical_json(facts, indent=1) + "\n")
+    _checkpoints(folder).remove()
     names = {part: list(found) for part, found in lesson.identities.items()}
     write_manifest(
         manifest,
@@ -96,9 +106,12 @@ def run(
 
 def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict[str, Any]:
     keys = ("target", "network", "training", "intensity")
+    decisive = {key: settings[key] for key in keys}
+    unimportant = ("checkpoint_every",)  # only for how much a kill costs
+    decisive["training"] = {k: v for k, v in settings["training"].items() if k not in unimportant}
     return fingerprint(
         code=code,
-        settings={key: settings[key] for key in keys},
+        settings=decisive,
         inputs=lesson.identities,
         libraries=LIBRARIES,
     )
@@ -109,93 +122,143 @@ def _entries(weigh: Iterable[Path]) -> dict[str, dict[str, Any]]:
     return {f"{entry['dataset']}/{entry['sample']}": entry for entry in found}
 
 
+def _checkpoints(folder: Path) -> Checkpoints:
+    return Checkpoints(folder / "checkpoints")
+
+
 def _train(
-    folder: Path, lesson: Lesson, settings: Mapping[str, Any], threads: int
+    construction: Construction,
+    lesson: Lesson,
+    settings: Mapping[str, Any],
+    job: Mapping[str, Any],
+    nodes: int,
 ) -> dict[str, Any]:
     """Train, write the weights and the table, and return what is to be said about the model."""
+    place = Place.first(settings["training"]["processes"], nodes)
+    task = _prepare(lesson, settings, job["threads"], place)
+    logger.info(
+        "training on %d samples on %s in %s, validating on %d tiles",
+        *(len(lesson.train), task.training["device"], task.training["precision"]),
+        len(task.validation) if task.validation else 0,
+    )
+    if not lesson.validation:
+        logger.warning("there are no validation samples: the best weights are the last")
+    checkpoints = _checkpoints(construction.path)
+    progress = checkpoints.latest()
+    if progress is not None:
+        logger.info("the training goes on after step %d", progress.step)
+        construction.note(resumed_after_step=progress.step)
+    told = {**job, "settings": {**settings, "training": task.training}}
+    with companions(place, FOLLOWER, told):
+        best, last = fit(
+            *task.arguments,
+            _recorder(construction.path / "metrics.csv", task.training),
+            progress=progress,
+            keep=checkpoints.write,
+            place=place,
+        )
+    return {
+        **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
+        "settings": {key: settings[key] for key in ("network", "training")},
+        **task.facts(),
+        "stopped_early_after": last.step if last.step < task.training["steps"] else None,
+        **_write_weights(construction.path, {"best": best, "last": last}),
+    }
+
+
+def follow() -> None:
+    """Train as one of the other processes of a job, whose first one says what is to be done."""
+    place, job = join()
+    settings = job["settings"]
+    lesson = read_lesson(_entries(map(Path, job["weigh"])), settings)
+    task = _prepare(lesson, settings, job["threads"], place)
+    progress = _checkpoints(Path(job["folder"])).latest()
+    take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What a process needs to train, made alike in all of them."""
+
+    lesson: Lesson
+    target: str
+    training: dict[str, Any]
+    class_weights: np.ndarray
+    network: UNet
+    batches: TrainingBatches
+    validation: ValidationBatches | None
+
+    @property
+    def arguments(
+        self,
+    ) -> tuple[UNet, dict[str, Any], TrainingBatches, ValidationBatches | None]:
+        """What `fit` and `take_steps` take first."""
+        return self.network, self.training, self.batches, self.validation
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the model before it has learned anything."""
+        return {
+            "architecture": self.network.architecture.to_dict(),
+            "parameters": count_parameters(self.network.architecture),
+            "classes": NAMES[self.target],
+            "class_weights": self.class_weights.tolist(),
+            "channels": self.lesson.channels,
+            "spacing": self.lesson.spacing,
+            "samples": self.lesson.identities,
+            "left_out": self.lesson.left_out,
+            **{key: self.training[key] for key in ("device", "precision")},
+        }
+
+
+def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: Place) -> _Task:
     runtime = choose_runtime(settings["training"], "training")
+    place.check_devices(runtime.device)
     training = {**settings["training"], **asdict(runtime)}
     balance = weigh_classes(lesson, settings["target"])
     class_weights = balance if training["class_balance"] else np.ones_like(balance)
     architecture = Architecture(
         in_channels=lesson.channels, classes=len(class_weights), **settings["network"]
     )
-    batches, validation = _batches(
-        lesson, architecture.geometry, training, settings["target"], class_weights, threads
+    both = load_within([s.sample for s in (*lesson.train, *lesson.validation)], MEMORY)
+    source_of = partial(
+        TileSource,
+        geometry=architecture.geometry,
+        tile=training["tile"],
+        target=settings["target"],
+        class_weights=class_weights.tolist(),
+        separation=training["separation"],
     )
-    logger.info(
-        "training on %d samples on %s in %s, validating on %d tiles",
-        *(len(lesson.train), training["device"], training["precision"]),
-        len(validation) if validation else 0,
+    batches = TrainingBatches(
+        source_of(both[: len(lesson.train)], oversample=training["oversample"]),
+        **{key: training[key] for key in ("steps", "batch", "seed", "augmentation")},
+        # On a CPU the network keeps all threads busy: tiles read meanwhile would only slow it down.
+        workers=threads if training["device"] == "cuda" else 0,
+        part=(place.rank, place.processes),
     )
+    validation = None
+    if lesson.validation:
+        held_out = source_of(both[len(lesson.train) :])
+        validation = ValidationBatches(held_out, VALIDATION_TILES)
     network = initialise(architecture, training["seed"])
-    with (folder / "metrics.csv").open("w") as table:
-        best, last = fit(network, training, batches, validation, _recorder(table, training))
-    return {
-        **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
-        "settings": {key: settings[key] for key in ("network", "training")},
-        "architecture": architecture.to_dict(),
-        "parameters": count_parameters(architecture),
-        "classes": NAMES[settings["target"]],
-        "class_weights": class_weights.tolist(),
-        "channels": lesson.channels,
-        "spacing": lesson.spacing,
-        "samples": lesson.identities,
-        "left_out": lesson.left_out,
-        **{key: training[key] for key in ("device", "precision")},
-        **_write_weights(folder, {"best": best, "last": last}),
-    }
+    return _Task(lesson, settings["target"], training, class_weights, network, batches, validation)
 
 
-def _recorder(table: TextIO, training: Mapping[str, Any]) -> Callable[[Mapping[str, float]], None]:
-    """Return a function that writes a row of the learning curve to the table and the log."""
-    table.write(",".join(COLUMNS) + "\n")
+def _recorder(
+    table: Path, training: Mapping[str, Any]
+) -> Callable[[Sequence[Mapping[str, float]]], None]:
+    """Return a function that writes the learning curve to the table, and its end to the log."""
 
-    def write(row: Mapping[str, float]) -> None:
-        table.write(format_row(row))
-        table.flush()
-        logger.info("%s", _line(row, training["steps"]))
+    def write(rows: Sequence[Mapping[str, float]]) -> None:
+        write_atomically(table, ",".join(COLUMNS) + "\n" + "".join(map(format_row, rows)))
+        for row in rows[-1:]:
+            logger.info("%s", _line(row, training["steps"]))
 
     return write
 
 
-def _batches(
-    lesson: Lesson,
-    geometry: UNetGeometry,
-    training: Mapping[str, Any],
-    target: str,
-    class_weights: np.ndarray,
-    threads: int,
-) -> tuple[TrainingBatches, ValidationBatches | None]:
-    both = load_within([s.sample for s in (*lesson.train, *lesson.validation)], MEMORY)
-    facts = {
-        "target": target,
-        "class_weights": class_weights.tolist(),
-        "separation": training["separation"],
-    }
-    source = TileSource(
-        both[: len(lesson.train)],
-        geometry,
-        training["tile"],
-        oversample=training["oversample"],
-        **facts,
-    )
-    batches = TrainingBatches(
-        source,
-        **{key: training[key] for key in ("steps", "batch", "seed", "augmentation", "device")},
-        # On a CPU the network keeps all threads busy: tiles read meanwhile would only slow it down.
-        workers=threads if training["device"] == "cuda" else 0,
-    )
-    if not lesson.validation:
-        logger.warning("there are no validation samples: the best weights are the last")
-        return batches, None
-    held_out = TileSource(both[len(lesson.train) :], geometry, training["tile"], **facts)
-    return batches, ValidationBatches(held_out, VALIDATION_TILES, training["device"])
-
-
 def _line(row: Mapping[str, float], steps: int) -> str:
     """Write a row of the learning curve for the log."""
-    parts = [f"step {row['step']} of {steps}: loss {row['train_loss']:.4f}"]
+    parts = [f"step {row['step']:.0f} of {steps}: loss {row['train_loss']:.4f}"]
     if "validation_loss" in row:
         parts.append(
             f"validation: loss {row['validation_loss']:.4f}, Dice {row['validation_dice']:.4f}, "
