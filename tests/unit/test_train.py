@@ -265,7 +265,43 @@ def test_a_sample_without_entry_is_an_error(weigh: Path) -> None:
 def test_one_class_training_data_name_the_class(tmp_path: Path) -> None:
     weigh = write_lot(tmp_path, [write_sample(tmp_path, name, objects=0) for name in "abc"])
     with pytest.raises(ValueError, match=r"have no foreground \(voxels: 3520 background, 0 fore"):
+        run(weigh, validation=[])
+
+
+def test_validation_without_foreground_names_its_samples(tmp_path: Path) -> None:
+    entries = [write_sample(tmp_path, name) for name in "ab"]
+    entries.append(write_sample(tmp_path, "c", objects=0))
+    weigh = write_lot(tmp_path, entries)
+    with pytest.raises(ValueError, match=r"1760 background, 0 foreground\).* labels of d/c, give"):
         run(weigh)
+
+
+def test_validation_where_nobody_annotated_is_refused(tmp_path: Path) -> None:
+    entries = [write_sample(tmp_path, name) for name in "abc"]
+    entries[2]["counts"] = [0, 0, 0, 0]
+    weigh = write_lot(tmp_path, entries)
+    with pytest.raises(ValueError, match=r"validation samples have no foreground \(labelled vox"):
+        run(weigh)
+
+
+def test_a_class_that_validation_lacks_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [write_sample(tmp_path, name) for name in "abc"]
+    entries[2]["counts"] = [10, 5, 0, 0]
+    caplog.set_level(logging.WARNING)
+    lessons.read_lesson(
+        train._entries([write_lot(tmp_path, entries)]), {**SETTINGS, "target": "interior_boundary"}
+    )
+    assert "the validation samples have no boundary: their scores" in caplog.text
+
+
+def test_rare_voxels_are_oversampled_and_said(
+    weigh: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(weigh, training={"oversample": 0.5})
+    assert "tiles are oversampled on the rarest class, foreground" in caplog.text
 
 
 def test_samples_must_agree_on_channels(tmp_path: Path) -> None:
