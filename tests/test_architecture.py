@@ -24,11 +24,11 @@ GROUPS = {
     "classes curves distances faces faults forest forecast fragments instances intensity "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
-    "calibration measures sizing",
+    "calibration measures sizing centres tally nearest",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks",
-    "network": "unet nested fcn networks runtime lanes patches averaging optimisation checkpoints "
-    "replicas training inference depths",
+    "network": "unet nested fcn networks runtime lanes patches rendering averaging optimisation "
+    "checkpoints replicas training inference depths",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",
@@ -55,7 +55,7 @@ PACKAGES = {
     "scipy": {"pure", "page"},
     "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
     | {"labels", "lookup", "relaxation", "thinning", "warping", "matching", "intensity"}
-    | {"calibration", "measures"},
+    | {"calibration", "measures", "nearest"},
     "torch": {"network"},
     "lightning": {"training", "replicas"},
     "safetensors": {"checkpoints", "inference"},

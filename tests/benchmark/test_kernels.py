@@ -6,52 +6,12 @@ from gigaseg.labels import contingency
 from gigaseg.rand import adapted_rand_counts, information_counts
 from gigaseg.warping import warp
 from gigaseg.watershed import climb_distance, distance_levels, dynamics_watershed
-from gigaseg.weights import cutoff, separation
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.metrics import adapted_rand_error, variation_of_information
 from skimage.segmentation import watershed
 
-W0, SIGMA = 10.0, 5.0
-
 grows = pytest.mark.parametrize("times", [1, 2])
-
-
-def distances_per_cell(labels, ids):
-    """One distance transform of the whole plane per cell, and the running two smallest."""
-    first = second = np.full(labels.shape, np.inf)
-    for i in ids:
-        distance = ndimage.distance_transform_edt(labels != i)
-        second = np.minimum(second, np.maximum(first, distance))
-        first = np.minimum(first, distance)
-    return first + second
-
-
-@grows
-def test_separation_weights(bench, nuclei, times):
-    side = times * bench.side(1024, 96)
-    _, labels = nuclei(side)
-    ids = np.unique(labels)[1:]
-    sample = np.random.default_rng(0).permutation(ids)[:20] if bench.measured else ids
-    weights, total = bench.compare(
-        lambda: separation(labels, w0=W0, sigma=SIGMA),
-        lambda: distances_per_cell(labels, sample),
-        names=(
-            "separation weights",
-            f"{side}², {len(ids)} cells",
-            "a scipy distance transform per cell, running two smallest",
-        ),
-        aim="500 at 2048², 1000 cells",
-        part=len(sample) / len(ids),
-        rounds=3,
-    )
-    bench.remark(f"peer timed on {len(sample)} cells and scaled")
-    if len(sample) == len(ids):
-        expected = np.where(
-            total <= cutoff(W0, SIGMA), W0 * np.exp(-(total**2) / (2 * SIGMA**2)), 0
-        )
-        background = labels == 0
-        np.testing.assert_allclose(weights[background], expected[background], atol=1e-6)
 
 
 def packed_cells(side):

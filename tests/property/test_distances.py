@@ -6,10 +6,10 @@ from gigaseg.distances import (
     integer_spacing,
     squared_distance,
     squared_distance_between,
-    two_nearest,
 )
 from gigaseg.geometry import blocks
 from gigaseg.levels import Survey, block_distance_levels
+from gigaseg.nearest import two_nearest
 from gigaseg.watershed import distance_levels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +42,24 @@ def nearest_of_all(labels, spacing):
 def test_two_nearest_labels_are_those_of_all(case):
     labels, spacing = case
     expected = nearest_of_all(labels, spacing)
-    np.testing.assert_array_equal(two_nearest(labels, spacing), expected)
+    found = two_nearest(labels, spacing)
+    for squares, correct in zip(found, expected, strict=True):
+        far = np.iinfo(squares.dtype).max
+        np.testing.assert_array_equal(
+            np.where(squares == far, FAR, squares.astype(np.int64)), correct
+        )
+
+
+@settings(deadline=None, max_examples=100)
+@given(spaced_labels(), st.integers(0, 40), st.booleans())
+def test_two_nearest_labels_up_to_a_limit(case, limit, background):
+    labels, spacing = case
+    expected = nearest_of_all(labels + background, spacing)
+    for squares, correct in zip(
+        two_nearest(labels, spacing, limit=limit, background=background), expected, strict=True
+    ):
+        np.testing.assert_array_equal(squares <= limit, correct <= limit)
+        np.testing.assert_array_equal(squares[correct <= limit], correct[correct <= limit])
 
 
 @settings(deadline=None, max_examples=50)

@@ -18,6 +18,7 @@ from gigaseg.lessons import Source
 from gigaseg.manifests import write_manifest
 from gigaseg.sampling import Sample
 from gigaseg.stages import train
+from gigaseg.tally import count_chunks
 from gigaseg.volumes import commit_arrays, commit_image, create_array
 from gigaseg.weights import encode_target, separation
 from safetensors.numpy import load_file
@@ -58,6 +59,7 @@ SETTINGS: dict[str, Any] = {
         "class_balance": True,
         "separation": True,
         "gradient_clip": 1.0,
+        "oversample": 0.0,
         "augmentation": {"flips": True, "rotation": 180.0, "noise": 0.02},
     },
     "intensity": {"method": "percentile", "low": 1, "high": 99, "per": "volume"},
@@ -91,6 +93,8 @@ def write_sample(root: Path, name: str, *, channels: int = 1, objects: int = 3) 
     weighed = root / "weigh" / "d" / f"{name}.zarr"
     create_array(weighed, "target", target.shape, np.uint8, storage=STORAGE)[...] = target
     create_array(weighed, "separation", weights.shape, np.float32, storage=STORAGE)[...] = weights
+    tally = count_chunks(target, weights, (1, 32, 32)).astype(np.uint32)
+    create_array(weighed, "tally", tally.shape, tally.dtype, storage=STORAGE)[...] = tally
     commit_arrays(weighed, {})
     return {
         "sample": name,
@@ -292,7 +296,43 @@ def test_a_sample_without_entry_is_an_error(weigh: Path) -> None:
 def test_one_class_training_data_name_the_class(tmp_path: Path) -> None:
     weigh = write_lot(tmp_path, [write_sample(tmp_path, name, objects=0) for name in "abc"])
     with pytest.raises(ValueError, match=r"have no foreground \(voxels: 3520 background, 0 fore"):
+        run(weigh, validation=[])
+
+
+def test_validation_without_foreground_names_its_samples(tmp_path: Path) -> None:
+    entries = [write_sample(tmp_path, name) for name in "ab"]
+    entries.append(write_sample(tmp_path, "c", objects=0))
+    weigh = write_lot(tmp_path, entries)
+    with pytest.raises(ValueError, match=r"1760 background, 0 foreground\).* labels of d/c, give"):
         run(weigh)
+
+
+def test_validation_where_nobody_annotated_is_refused(tmp_path: Path) -> None:
+    entries = [write_sample(tmp_path, name) for name in "abc"]
+    entries[2]["counts"] = [0, 0, 0, 0]
+    weigh = write_lot(tmp_path, entries)
+    with pytest.raises(ValueError, match=r"validation samples have no foreground \(labelled vox"):
+        run(weigh)
+
+
+def test_a_class_that_validation_lacks_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [write_sample(tmp_path, name) for name in "abc"]
+    entries[2]["counts"] = [10, 5, 0, 0]
+    caplog.set_level(logging.WARNING)
+    lessons.read_lesson(
+        train._entries([write_lot(tmp_path, entries)]), {**SETTINGS, "target": "interior_boundary"}
+    )
+    assert "the validation samples have no boundary: their scores" in caplog.text
+
+
+def test_rare_voxels_are_oversampled_and_said(
+    weigh: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(weigh, training={"oversample": 0.5})
+    assert "tiles are oversampled on the rarest class, foreground" in caplog.text
 
 
 def test_samples_must_agree_on_channels(tmp_path: Path) -> None:

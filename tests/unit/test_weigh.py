@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.stages import weigh
+from gigaseg.tally import count_chunks
 from gigaseg.volumes import commit_image, commit_labels, create_array, open_arrays
 from gigaseg.weights import encode_target, separation
 
@@ -75,6 +76,8 @@ def test_stores_hold_target_and_separation_of_the_whole(tmp_path, lot, objects):
     weight = np.stack([separation(p, w0=10, sigma=2, spacing=spacing) for p in parts])
     np.testing.assert_array_equal(arrays["target"][...], target.reshape(truth.shape))
     np.testing.assert_array_equal(arrays["separation"][...], weight.reshape(truth.shape))
+    counts = count_chunks(target.reshape(truth.shape), weight.reshape(truth.shape), (1, 16, 16))
+    np.testing.assert_array_equal(arrays["tally"][...], counts)
     assert arrays["target"].dtype == np.uint8
     assert arrays["separation"].dtype == np.float32
     assert entry["counts"] == np.bincount(target.ravel(), minlength=4).tolist()

@@ -1,75 +1,105 @@
-"""Random variation of training tiles as the settings ask for it: where and how bright."""
+"""Random variation of training tiles as the settings ask for it: where and how bright.
+
+Drawn here, on the CPU and from the tile's key alone; applied by `rendering`, on the device.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from .deformation import Deformation
 
+_STILL = {"spacing": 190.0, "sigma": 0.0}
 
-def draw_deformation(
-    random: np.random.Generator, tile: int, augmentation: Mapping[str, Any]
-) -> Deformation:
-    """Draw a deformation of a square tile.
 
-    Parameters
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """What is done to one tile, in this order: deformed, blurred, ``gain * sign(v) |v|**gamma +
+    brightness``, noise added.
+
+    The order is that of a microscope: optics blur the specimen, the detector's response follows,
+    and its noise is not blurred.
+
+    Attributes
     ----------
-    random : numpy.random.Generator
-        See `deformation.generator`.
-    tile : int
-        Extent of the input tile in px.
-    augmentation : mapping
-        ``flips`` (bool), ``rotation`` (degrees), ``elastic`` (``spacing`` and ``sigma`` in px);
-        what is left out is not done.
+    deformation : Deformation
+        Where its pixels are read.
+    blur : float
+        Standard deviation of a Gaussian in px of the tile; 0 for none.
+    gamma, gain, brightness : ndarray of float32, shape (c,)
+        Per channel, of the normalised image.
+    noise : ndarray of float32, shape (c, n, n), or None
+        Added last, normalised intensity.
     """
-    elastic = augmentation.get("elastic", {"spacing": 190.0, "sigma": 0.0})
-    return Deformation.draw(
-        random,
-        (tile, tile),
-        flips=augmentation.get("flips", False),
-        rotation=augmentation.get("rotation", 0.0),
-        spacing=elastic["spacing"],
-        sigma=elastic["sigma"],
-    )
+
+    deformation: Deformation
+    blur: float
+    gamma: np.ndarray
+    gain: np.ndarray
+    brightness: np.ndarray
+    noise: np.ndarray | None
+
+    @property
+    def margin(self) -> int:
+        """Pixels beyond the tile that the blur reads."""
+        return blur_radius(self.blur)
 
 
-def vary(
-    image: np.ndarray, random: np.random.Generator, augmentation: Mapping[str, Any]
-) -> np.ndarray:
-    """Vary grey values: ``gain * sign(v) |v|**gamma + offset + noise``.
-
-    Parameters
-    ----------
-    image : ndarray of float32, shape (c, y, x)
-        Normalised tile.
-    random : numpy.random.Generator
-        See `deformation.generator`.
-    augmentation : mapping
-        Largest variations, 0 if left out. Per channel, ``gain`` and ``gamma`` are drawn from
-        ``exp(U(-a, a))`` and ``offset`` from ``U(-a, a)``; the standard deviation of the noise is
-        drawn from ``U(0, a)``. Units are those of the normalised image.
-
-    Returns
-    -------
-    ndarray of float32, shape (c, y, x)
+def blur_radius(sigma: float) -> int:
+    """Return where a Gaussian is cut off: at three standard deviations.
 
     Examples
     --------
-    >>> image = np.full((1, 2, 2), 0.5, np.float32)
-    >>> bool((vary(image, np.random.default_rng(1), {}) == image).all())
-    True
+    >>> blur_radius(0.5)
+    2
     """
-    shape = (len(image), 1, 1)
-    # All are drawn in any case, so that switching one off leaves the others as they are.
-    gain, gamma, offset = (
-        random.uniform(-1, 1, shape).astype(np.float32) * np.float32(augmentation.get(key, 0.0))
-        for key in ("gain", "gamma", "offset")
+    return ceil(3 * sigma)
+
+
+def draw_variation(
+    random: np.random.Generator, channels: int, tile: int, augmentation: Mapping[str, Any]
+) -> Variation:
+    """Draw the variation of a tile.
+
+    Parameters
+    ----------
+    random : numpy.random.Generator
+        See `deformation.generator`.
+    channels : int
+        Number of image channels.
+    tile : int
+        Extent of the input tile in px.
+    augmentation : mapping
+        ``flips`` (bool), ``rotation`` (degrees), ``scale``, ``elastic`` (``spacing`` and ``sigma``
+        in px), ``blur`` (px), ``gamma``, ``gain``, ``offset``, ``noise``: the largest variations a.
+        What is left out is not done. ``scale`` and, per channel, ``gain`` and ``gamma`` are drawn
+        from ``exp(U(-a, a))``, ``offset`` from ``U(-a, a)``, the standard deviation of the noise
+        from ``U(0, a)``, that of the blur from ``max(0, U(-a, a))``: half of the tiles stay sharp.
+
+    Returns
+    -------
+    Variation
+        All numbers but displacements and noise are drawn in any case, so that switching one off
+        leaves the others as they are.
+    """
+    chosen = {"flips": False, "rotation": 0.0, "scale": 0.0, **augmentation}
+    largest = {key: chosen.get(key, 0.0) for key in ("blur", "gamma", "gain", "offset", "noise")}
+    blur = max(0.0, float(random.uniform(-1, 1) * largest["blur"]))
+    gamma, gain, offset = (
+        (random.uniform(-1, 1, channels) * largest[key]).astype(np.float32)
+        for key in ("gamma", "gain", "offset")
     )
-    strength = np.float32(random.uniform(0, 1) * augmentation.get("noise", 0.0))
-    if gamma.any():
-        image = np.sign(image) * np.abs(image) ** np.exp(gamma)
-    image = image * np.exp(gain) + offset
+    strength = np.float32(random.uniform(0, 1) * largest["noise"])
+    deformation = Deformation.draw(
+        random,
+        tile + 2 * blur_radius(largest["blur"]),
+        **{key: chosen[key] for key in ("flips", "rotation", "scale")},
+        **chosen.get("elastic", _STILL),
+    )
+    noise = None
     if strength:
-        image += strength * random.standard_normal(image.shape, dtype=np.float32)
-    return image
+        noise = strength * random.standard_normal((channels, tile, tile), dtype=np.float32)
+    return Variation(deformation, blur, np.exp(gamma), np.exp(gain), offset, noise)

@@ -37,6 +37,17 @@ def class_table(target: str) -> np.ndarray:
     return table
 
 
+def codes_of(target: str, number: int) -> tuple[int, ...]:
+    """Return the stored target values of a class.
+
+    Examples
+    --------
+    >>> codes_of("interior_boundary", 2)
+    (2, 3)
+    """
+    return tuple(code for code, of in enumerate(_OF_VALUE[target]) if of == number)
+
+
 def count_classes(target: str, counts: Sequence[int]) -> list[int]:
     """Turn the numbers of voxels per stored target value into numbers per class.
 

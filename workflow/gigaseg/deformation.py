@@ -1,24 +1,24 @@
-"""Random elastic deformation, rotation, flip and shift as one field of coordinates.
+"""Elastic deformation, rotation, zoom and flips of a tile: drawn here, applied by `rendering`.
 
 A tile is interpolated once, whatever is done to it: everything that moves pixels is composed into
-the coordinates at which the image is read. Coordinates are counted from the centre of the tile, so
-the field of an output window is the centre of the field of its input tile.
+the coordinates at which the image is read. Coordinates are counted from the tile's centre pixel,
+and that pixel is never moved: the voxel a tile is centred on is always in it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
-from typing import Literal
 
 import numpy as np
 
 from .geometry import Window
 
-Order = Literal[0, 1, 3]
-
 # Keys' cubic convolution. -0.5 reproduces straight lines, as a displacement should; -0.75 is what
 # OpenCV and torch use for images: it keeps the strength of pixel noise almost as it is.
 SMOOTH, SHARP = -0.5, -0.75
+
+# How far bicubic interpolation with SMOOTH leaves the range of the nodes, as a share of that range:
+# along one axis the negative weights sum to at most 1/8, the positive ones to 9/8.
+_OVERSHOOT = 2 * (1 / 8) * (9 / 8)
 
 
 def generator(seed: int, step: int, index: int, stream: int = 0) -> np.random.Generator:
@@ -50,7 +50,7 @@ def generator(seed: int, step: int, index: int, stream: int = 0) -> np.random.Ge
 
 @dataclass(frozen=True, eq=False)
 class Deformation:
-    """Where each pixel of a tile is read: rotation, flips, shift and elastic displacement.
+    """Where each pixel of a tile is read: rotation, flips, zoom and elastic displacement.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ class Deformation:
         Rotation in degrees.
     flips : tuple of bool
         Whether y and x are reversed.
-    shift : tuple of float
-        Added to all coordinates (y, x), in px.
+    scale : float
+        Pixels of the image per pixel of the tile: above 1, objects look smaller.
     vectors : ndarray of float32, shape (2, ky, kx), optional
         Displacements in px (y, x) at the nodes of a coarse grid; see `draw`.
     spacing : float
@@ -67,19 +67,19 @@ class Deformation:
 
     Notes
     -----
-    Pixel ``p`` of the tile, counted from its centre, is read at ``R F p + shift + u(p)`` of the
-    image, counted from where the tile is centred: R the rotation, F the flips, u the bicubic
-    interpolation of `vectors` (Ronneberger et al. 2015, section 3.1).
+    Pixel ``p`` of the tile, counted from its centre pixel, is read at ``s R F p + u(p)`` of the
+    image, counted from the voxel on which the tile is centred: s the scale, R the rotation, F the
+    flips, u the bicubic interpolation of `vectors` (Ronneberger et al. 2015, section 3.1).
 
     Examples
     --------
-    >>> Deformation(flips=(False, True)).field((1, 3))[1]
-    array([[ 1.,  0., -1.]], dtype=float32)
+    >>> Deformation(angle=180.0, scale=2.0).matrix.diagonal().tolist()
+    [-2.0, -2.0]
     """
 
     angle: float = 0.0
     flips: tuple[bool, bool] = (False, False)
-    shift: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
     vectors: np.ndarray | None = None
     spacing: float = 190.0
 
@@ -87,114 +87,85 @@ class Deformation:
     def draw(
         cls,
         random: np.random.Generator,
-        shape: Sequence[int],
+        size: int,
         *,
         flips: bool = True,
         rotation: float = 180.0,
-        shift: float = 0.0,
+        scale: float = 0.0,
         spacing: float = 190.0,
         sigma: float = 10.0,
     ) -> "Deformation":
-        """Draw a deformation for tiles of a shape.
+        """Draw a deformation for square tiles of a size.
 
         Parameters
         ----------
         random : numpy.random.Generator
             See `generator`.
-        shape : sequence of int
-            Extent of the input tile (y, x) in px.
+        size : int
+            Extent of the tile in px.
         flips : bool
             Reverse each axis with probability 1/2.
-        rotation, shift : float
-            Largest angle in degrees and largest shift in px, both uniform and of either sign.
+        rotation : float
+            Largest angle in degrees, uniform and of either sign.
+        scale : float
+            The scale is drawn from ``exp(U(-scale, scale))``.
         spacing, sigma : float
             Distance of the nodes, and standard deviation of each component of their displacements,
-            in px. One node lies on the tile's centre: at a spacing of half the tile the nodes on
-            the tile are the paper's 3x3 grid. Those around it that bicubic interpolation asks for
-            are drawn as well. With ``sigma = 0`` the tile stays stiff.
+            in px. One node lies on the tile's centre pixel: at a spacing of half the tile the nodes
+            on the tile are the paper's 3x3 grid. Those around it that bicubic interpolation asks
+            for are drawn as well. The centre's displacement is taken from all, so that the centre
+            stays (its voxel is random already). With ``sigma = 0`` the tile stays stiff.
         """
         angle = random.uniform(-rotation, rotation)
         reverse = random.random(2) < 0.5
-        offset = random.uniform(-shift, shift, 2)
-        nodes = [2 * _reach(n, spacing) + 4 for n in shape]
-        vectors = random.normal(0.0, sigma, (2, *nodes)).astype(np.float32) if sigma else None
+        zoom = np.exp(random.uniform(-1, 1) * scale)
+        vectors, reach = None, reach_of(size, spacing)
+        if sigma:
+            vectors = random.normal(0.0, sigma, (2, *(2 * reach + 4,) * 2)).astype(np.float32)
+            vectors -= vectors[:, reach + 1, reach + 1, None, None]
+        reverse = flips & reverse
         return cls(
-            float(angle),
-            (flips and bool(reverse[0]), flips and bool(reverse[1])),
-            (float(offset[0]), float(offset[1])),
-            vectors,
-            spacing,
+            float(angle), (bool(reverse[0]), bool(reverse[1])), float(zoom), vectors, spacing
         )
 
-    def field(self, shape: Sequence[int]) -> np.ndarray:
-        """Return the coordinates, counted from the centre, at which a tile is read.
-
-        Parameters
-        ----------
-        shape : sequence of int
-            Extent of the tile (y, x) in px; no larger than that of `draw`.
-
-        Returns
-        -------
-        ndarray of float32, shape (2, y, x)
-        """
-        y, x = (np.arange(n, dtype=np.float32) - np.float32((n - 1) / 2) for n in shape)
-        matrix = self._matrix().astype(np.float32)
-        offset = np.asarray(self.shift, np.float32)
-        field = np.empty((2, *shape), np.float32)
-        for axis in range(2):
-            field[axis] = (matrix[axis, 0] * y + offset[axis])[:, None] + matrix[axis, 1] * x
-        if self.vectors is not None:
-            field += interpolate_nodes(self.vectors, shape, self.spacing)
-        return field
-
-    def _matrix(self) -> np.ndarray:
-        """Rotation after flips; quarter turns are exact, so they cost no interpolation error."""
+    @property
+    def matrix(self) -> np.ndarray:
+        """``s R F``, shape (2, 2); quarter turns are exact, so they cost no interpolation error."""
         quarter, rest = divmod(self.angle, 90.0)
         cosine, sine = np.cos(np.radians(rest)), np.sin(np.radians(rest))
         turn = np.linalg.matrix_power(np.array([[0.0, -1.0], [1.0, 0.0]]), int(quarter) % 4)
         rotation = turn @ np.array([[cosine, -sine], [sine, cosine]])
-        return rotation * np.where(self.flips, -1.0, 1.0)
+        return self.scale * rotation * np.where(self.flips, -1.0, 1.0)
 
+    def window(self, size: int) -> Window:
+        """Return a window in which every pixel of a tile can be interpolated, up to bicubic.
 
-def interpolate_nodes(vectors: np.ndarray, shape: Sequence[int], spacing: float) -> np.ndarray:
-    """Interpolate displacements between nodes by bicubic convolution.
+        Parameters
+        ----------
+        size : int
+            Extent of the tile in px.
 
-    Parameters
-    ----------
-    vectors : ndarray, shape (2, ky, kx)
-        Displacements in px at nodes `spacing` px apart; node ``(k - 4) // 2 + 1`` of each axis
-        lies on the centre.
-    shape : sequence of int
-        Extent (y, x) of the tile in px.
-    spacing : float
-        Distance of the nodes in px.
+        Returns
+        -------
+        Window
+            Counted from the voxel on which the tile is centred. It follows from the largest
+            displacement of a node, so it is a little larger than the smallest such window.
 
-    Returns
-    -------
-    ndarray of float32, shape (2, y, x)
-
-    Raises
-    ------
-    ValueError
-        If the nodes do not reach around a tile of this shape.
-    """
-    for axis, (size, nodes) in enumerate(zip(shape, vectors.shape[1:], strict=True)):
-        needed = 2 * _reach(size, spacing) + 4
-        if nodes < needed:
-            raise ValueError(
-                f"{nodes} nodes do not cover {size} px at a spacing of {spacing:g} px: "
-                f"bicubic interpolation needs {needed}"
-            )
-        position = (np.arange(size) - (size - 1) / 2) / spacing
-        node = np.floor(position)
-        weights = cubic_weights((position - node).astype(np.float32), SMOOTH)
-        first = node.astype(np.int64) + (nodes - 4) // 2
-        lines = np.moveaxis(vectors, axis + 1, -1)
-        # Four taps written out: a matrix product would leave the order of the sum to the library.
-        line = sum(weights[tap] * lines[..., first + tap] for tap in range(4))
-        vectors = np.moveaxis(np.asarray(line), -1, axis + 1)
-    return vectors.astype(np.float32, copy=False)
+        Examples
+        --------
+        >>> Deformation(angle=45.0).window(4)
+        Window(start=(-4, -4), stop=(6, 6))
+        """
+        half = np.abs(self.matrix).sum(axis=1) * (size // 2)
+        low, high = np.zeros(2), np.zeros(2)
+        if self.vectors is not None:
+            low, high = self.vectors.min(axis=(1, 2)), self.vectors.max(axis=(1, 2))
+            low, high = low - _OVERSHOOT * (high - low), high + _OVERSHOOT * (high - low)
+        # One voxel before and two after are what bicubic interpolation reads beside a position.
+        return Window(
+            tuple(floor(value) - 1 for value in low - half),
+            tuple(floor(value) + 4 for value in high + half),
+        )
 
 
 def cubic_weights(fraction: np.ndarray, sharpness: float = SHARP) -> np.ndarray:
@@ -229,62 +200,12 @@ def cubic_weights(fraction: np.ndarray, sharpness: float = SHARP) -> np.ndarray:
     )
 
 
-def source_window(coordinates: np.ndarray) -> Window:
-    """Return the smallest window in which all coordinates can be interpolated, up to cubic.
-
-    Parameters
-    ----------
-    coordinates : ndarray, shape (2, y, x)
-        In px of the image.
+def reach_of(size: int, spacing: float) -> int:
+    """Return the number of nodes between a tile's centre pixel and its edge, rounded up.
 
     Examples
     --------
-    >>> source_window(np.array([[[2.0, 3.5]], [[0.0, 0.0]]]))
-    Window(start=(1, -1), stop=(6, 3))
+    >>> reach_of(572, 190.0)
+    2
     """
-    low, high = coordinates.min(axis=(1, 2)), coordinates.max(axis=(1, 2))
-    return Window(
-        tuple(floor(value) - 1 for value in low), tuple(floor(value) + 3 for value in high)
-    )
-
-
-def resample(data: np.ndarray, coordinates: np.ndarray, order: Order = 1) -> np.ndarray:
-    """Read an array at fractional coordinates.
-
-    Parameters
-    ----------
-    data : ndarray, shape (..., y, x)
-        Must hold `source_window` of the coordinates.
-    coordinates : ndarray of float, shape (2, v, u)
-        Rows and columns of `data`.
-    order : {0, 1, 3}
-        0 nearest (labels), 1 bilinear (weights), 3 bicubic convolution (images). A spline is not
-        offered: its prefilter makes every value depend on the whole window.
-
-    Returns
-    -------
-    ndarray, shape (..., v, u)
-        Of the type of `data` for order 0, else float32.
-
-    Examples
-    --------
-    >>> resample(np.array([[0.0, 4.0], [0.0, 4.0]]), np.array([[[0.0]], [[0.25]]]))
-    array([[1.]], dtype=float32)
-    """
-    if order == 0:
-        y, x = np.floor(coordinates + coordinates.dtype.type(0.5)).astype(np.int64)
-        return data[..., y, x]
-    base = np.floor(coordinates)
-    fraction = (coordinates - base).astype(np.float32)
-    y, x = base.astype(np.int64) - (order == 3)
-    weights = cubic_weights(fraction) if order == 3 else np.stack([1 - fraction, fraction])
-    result = np.zeros((*data.shape[:-2], *y.shape), np.float32)
-    for row, vertical in enumerate(weights[:, 0]):
-        for column, horizontal in enumerate(weights[:, 1]):
-            result += vertical * horizontal * data[..., y + row, x + column]
-    return result
-
-
-def _reach(size: int, spacing: float) -> int:
-    """Nodes between the centre and the last pixel, rounded up."""
-    return ceil((size - 1) / 2 / spacing)
+    return ceil(size // 2 / spacing)

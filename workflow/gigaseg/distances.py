@@ -1,13 +1,13 @@
-"""Exact squared distances to the nearest voxels, and to the two nearest distinct labels.
+"""Exact squared distances to the nearest voxels.
 
-Both are separable: what is known along the axes done so far is a height per voxel, and the next
+They are separable: what is known along the axes done so far is a height per voxel, and the next
 axis takes the lower envelope of parabolas with these heights (Felzenszwalb & Huttenlocher 2012,
 "Distance Transforms of Sampled Functions", doi 10.4086/toc.2012.v008a019). All arithmetic is in
 int64, so results are equal bit for bit wherever the work is cut; anisotropic spacing enters as
-small integers. Time is linear in the number of voxels, whatever the number of labels.
+small integers. Time is linear in the number of voxels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd, lcm
 
@@ -21,7 +21,6 @@ _COARSEST = 4096  # larger integers than this are rounded, see `integer_spacing`
 _REACH = 2**30  # extent times spacing; its square, summed over three axes, fits int64
 _TRIALS = 64  # lines tried on either side before the general method
 _LINES = 512  # neighbouring lines for which this is done at once
-_STRIPE = 16  # neighbouring lines gathered at once, a cache line or two of the strided axes
 
 
 def integer_spacing(spacing: Sequence[float]) -> tuple[int, ...]:
@@ -164,51 +163,6 @@ def squared_distance_between(
     return squares
 
 
-def two_nearest(
-    labels: np.ndarray, spacing: Sequence[float] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the exact squared distances to the nearest two distinct labels.
-
-    Parameters
-    ----------
-    labels : ndarray of int, any shape
-        Label per voxel; 0 is background, to which nothing is measured.
-    spacing : sequence of float, optional
-        Voxel edges; isotropic by default.
-
-    Returns
-    -------
-    first, second : ndarray of int64
-        In units of `integer_spacing`, squared. ``first`` is 0 on every label. `FAR` where there
-        are fewer labels than that.
-
-    Examples
-    --------
-    >>> first, second = two_nearest(np.array([7, 0, 0, 0, 2]))
-    >>> first.tolist(), second.tolist()
-    ([0, 1, 4, 1, 0], [16, 9, 4, 9, 16])
-    """
-    state = np.zeros((4, *labels.shape), np.int64)
-    state[0] = np.where(labels != 0, 0, FAR)
-    state[1] = labels
-    state[2] = FAR
-    _along_every_axis(_two_nearest_along_axis, state, spacing)
-    return state[0], state[2]
-
-
-def _along_every_axis(
-    kernel: Callable[[np.ndarray, int], None], state: np.ndarray, spacing: Sequence[float] | None
-) -> None:
-    """Apply a kernel in place to views (states, outer, line, inner) of every axis."""
-    shape = state.shape[1:]
-    steps = steps_of(shape, spacing)
-    if state.size == 0:
-        return
-    for axis, step in enumerate(steps):
-        inner = int(np.prod(shape[axis + 1 :], dtype=np.int64))
-        kernel(state.reshape(state.shape[0], -1, shape[axis], inner), step * step)
-
-
 @njit(cache=True, nogil=True)
 def _nearest_in_rows(sites, squares, weight, far):
     """Fill in the squared distance to the nearest site of the row, `far` if it has none."""
@@ -297,58 +251,24 @@ def _project_along_axis(here, there, begin, weight):
         for i in range(inner):
             height[:] = here[block, :, i]
             span = (begin, begin + there.shape[1])
-            count = _lower_envelope(height, weight, (0, extent), span, (site, start))
+            count = lower_envelope(height, weight, (0, extent), span, FAR, (site, start))
             for k in range(count):
                 for x in range(start[k], start[k + 1]):
                     there[block, x - begin, i] = height[site[k]] + weight * (x - site[k]) ** 2
 
 
 @njit(cache=True, nogil=True)
-def _two_nearest_along_axis(state, weight):
-    _, outer, extent, inner = state.shape
-    stripe = np.empty((_STRIPE, 4, extent), np.int64)
-    old, rival = np.empty((4, extent), np.int64), np.empty((2, extent), np.int64)
-    winner = np.empty(extent, np.int64)
-    room = np.empty(extent, np.int64), np.empty(extent + 1, np.int64)
-    for block in range(outer):
-        for first in range(0, inner, _STRIPE):
-            lines = stripe[: min(_STRIPE, inner - first)]
-            _gather(state, block, first, lines)
-            for line in lines:
-                old[:] = line
-                _first_on_line(old, line, weight, winner, room)
-                _second_on_line(old, line, weight, winner, rival, room)
-            _scatter(lines, state, block, first)
-
-
-@njit(cache=True, nogil=True)
-def _gather(state, block, first, lines):
-    for part in range(state.shape[0]):
-        for x in range(state.shape[2]):
-            for k in range(lines.shape[0]):
-                lines[k, part, x] = state[part, block, x, first + k]
-
-
-@njit(cache=True, nogil=True)
-def _scatter(lines, state, block, first):
-    for part in range(state.shape[0]):
-        for x in range(state.shape[2]):
-            for k in range(lines.shape[0]):
-                state[part, block, x, first + k] = lines[k, part, x]
-
-
-@njit(cache=True, nogil=True)
-def _lower_envelope(height, weight, sites, span, room):
+def lower_envelope(height, weight, sites, span, far, room):
     """Find which parabola ``height[j] + weight * (x - j)**2`` is lowest, for every x of a span.
 
-    Only j in the half-open range `sites` compete; of equals the first wins. Parabola ``site[k]``
-    is the lowest from ``start[k]`` to before ``start[k + 1]``. Returns their number; `site` and
-    `start` are filled in `room`.
+    Only j in the half-open range `sites` with ``height[j] < far`` compete; of equals the first
+    wins. Parabola ``site[k]`` is the lowest from ``start[k]`` to before ``start[k + 1]``. Returns
+    their number; `site` and `start` are filled in `room`.
     """
     site, start = room
     count = 0
     for j in range(sites[0], sites[1]):
-        if height[j] == FAR:
+        if height[j] >= far:
             continue
         begin = span[0]
         while count > 0:
@@ -369,48 +289,10 @@ def _lower_envelope(height, weight, sites, span, room):
 @njit(cache=True, nogil=True)
 def _nearest_on_line(height, weight, room):
     extent, (site, start) = height.size, room
-    count = _lower_envelope(height, weight, (0, extent), (0, extent), room)
+    count = lower_envelope(height, weight, (0, extent), (0, extent), FAR, room)
     if count == 0:
         return
     heights = height[site[:count]]  # a copy: the line is overwritten
     for k in range(count):
         for x in range(start[k], start[k + 1]):
             height[x] = heights[k] + weight * (x - site[k]) ** 2
-
-
-@njit(cache=True, nogil=True)
-def _first_on_line(old, new, weight, winner, room):
-    """Fill in the nearest label and the site that won."""
-    extent, (site, start) = old.shape[1], room
-    count = _lower_envelope(old[0], weight, (0, extent), (0, extent), room)
-    for k in range(count):
-        j = site[k]
-        for x in range(start[k], start[k + 1]):
-            winner[x] = j
-            new[0, x], new[1, x] = old[0, j] + weight * (x - j) ** 2, old[1, j]
-
-
-@njit(cache=True, nogil=True)
-def _second_on_line(old, new, weight, winner, rival, room):
-    """Fill in the nearest other label, run by run of constant nearest label.
-
-    In a run of label l, sites compete with their best label that is not l. The winners just
-    outside the run have other labels and beat whatever lies beyond them, so only the sites between
-    these two compete, and all runs of a line together cost linear time.
-    """
-    extent, (site, start) = old.shape[1], room
-    stop = 0
-    while stop < extent:
-        begin, label = stop, new[1, stop]
-        while stop < extent and new[1, stop] == label:
-            stop += 1
-        low = winner[begin - 1] if begin > 0 else 0
-        high = winner[stop] + 1 if stop < extent else extent
-        for j in range(low, high):
-            best = 2 if old[1, j] == label else 0
-            rival[0, j], rival[1, j] = old[best, j], old[best + 1, j]
-        count = _lower_envelope(rival[0], weight, (low, high), (begin, stop), room)
-        for k in range(count):
-            j = site[k]
-            for x in range(start[k], start[k + 1]):
-                new[2, x], new[3, x] = rival[0, j] + weight * (x - j) ** 2, rival[1, j]

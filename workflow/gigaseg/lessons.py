@@ -11,6 +11,7 @@ from .classes import NAMES, count_classes
 from .intensity import intensity_window
 from .sampling import Sample
 from .sizing import Extent, Objects
+from .tally import KINDS, Tally
 from .volumes import open_arrays, open_volume
 from .weights import class_balance
 
@@ -74,13 +75,13 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
     entries : mapping
         Entries of the manifests of weigh by the samples' names, ``<dataset>/<sample>``.
     settings : mapping
-        Names of the samples ``train`` and ``validation``; ``intensity``.
+        Names of the samples ``train`` and ``validation``; ``intensity`` and ``target``.
 
     Raises
     ------
     ValueError
-        If no training sample is left, a sample has no entry, or the samples differ in their number
-        of channels.
+        If no training sample is left, a sample has no entry, the samples differ in their number of
+        channels, or the validation samples have no foreground.
     """
     left_out: list[dict[str, str]] = []
 
@@ -105,6 +106,8 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
             f"samples the split 'train' in the sheet, or mend those that failed"
         )
     _compare([*lesson.train, *lesson.validation])
+    if lesson.validation:
+        _check_validation(lesson, settings["target"])
     return lesson
 
 
@@ -116,9 +119,16 @@ def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> 
         for plane in range(volume.shape[0])
     ]
     offset, scale = (np.stack(column) for column in zip(*windows, strict=True))
-    sample = Sample(name, volume.array, arrays["target"], arrays["separation"], offset, scale)
-    objects = Objects(**entry["cross_sections"])
-    return Source(sample, entry["counts"], volume.spacing, entry["fingerprint"], objects)
+    target = arrays["target"]
+    tally = Tally(np.asarray(arrays["tally"][...]).reshape(KINDS, -1), target.shape, target.chunks)
+    sample = Sample(name, volume.array, target, arrays["separation"], offset, scale, tally)
+    return Source(
+        sample,
+        entry["counts"],
+        volume.spacing,
+        entry["fingerprint"],
+        Objects(**entry["cross_sections"]),
+    )
 
 
 def _compare(sources: Sequence[Source]) -> None:
@@ -140,6 +150,34 @@ def _compare(sources: Sequence[Source]) -> None:
             return
 
 
+def _check_validation(lesson: Lesson, target: str) -> None:
+    """Refuse validation samples without foreground, and say which class they lack."""
+    counts = _count(lesson.validation, target)
+    missing = [name for name, n in counts.items() if not n]
+    if not any(list(counts.values())[1:]):
+        raise ValueError(
+            f"the validation samples have no foreground (labelled voxels: {_listed(counts)}), so "
+            f"that they cannot tell which weights are best: check the labels of "
+            f"{', '.join(source.sample.name for source in lesson.validation)}, give others the "
+            f"split 'validation', or none"
+        )
+    if missing:
+        logger.warning(
+            "the validation samples have no %s: their scores say nothing about it",
+            " and no ".join(missing),
+        )
+
+
+def _count(sources: Sequence[Source], target: str) -> dict[str, int]:
+    """Count the labelled voxels of each class."""
+    counts = np.sum([source.counts for source in sources], axis=0).tolist()
+    return dict(zip(NAMES[target], count_classes(target, counts), strict=True))
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
 def weigh_classes(lesson: Lesson, target: str) -> np.ndarray:
     """Return the class balance of the training samples, see `weights.class_balance`.
 
@@ -148,12 +186,12 @@ def weigh_classes(lesson: Lesson, target: str) -> np.ndarray:
     ValueError
         If the training samples lack a class; names it.
     """
-    counts = count_classes(target, np.sum([s.counts for s in lesson.train], axis=0).tolist())
-    missing = [name for name, n in zip(NAMES[target], counts, strict=True) if not n]
+    counts = _count(lesson.train, target)
+    missing = [name for name, n in counts.items() if not n]
     if missing:
-        found = ", ".join(f"{n} {name}" for name, n in zip(NAMES[target], counts, strict=True))
         raise ValueError(
-            f"the training samples have no {' and no '.join(missing)} (voxels: {found}): a network "
-            f"cannot learn what it never sees; check the labels, or the dataset's key 'labels'"
+            f"the training samples have no {' and no '.join(missing)} (voxels: "
+            f"{_listed(counts)}): a network cannot learn what it never sees; check the labels, or "
+            f"the dataset's key 'labels'"
         )
-    return class_balance(counts)
+    return class_balance(list(counts.values()))

@@ -1,44 +1,24 @@
-"""Batches of training tiles, made ahead by threads, with a fast torch resampler."""
+"""Batches of training tiles: read ahead by threads, rendered on the device."""
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from .sampling import Tile, TileSource
+from .rendering import Renderer, Tile
+from .sampling import Crop, TileSource
 
 Batch = dict[str, Any]
-
-
-def resample_fast(data: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """Bicubic `deformation.resample` by torch: 1e-4 of the data's range apart, much faster.
-
-    Parameters
-    ----------
-    data : ndarray, shape (c, y, x)
-        Must hold `deformation.source_window` of the coordinates.
-    coordinates : ndarray of float32, shape (2, v, u)
-        Rows and columns of `data`.
-
-    Returns
-    -------
-    ndarray of float32, shape (c, v, u)
-    """
-    size = np.array(data.shape[1:], np.float32)[:, None, None]
-    grid = torch.from_numpy(coordinates * (2 / (size - 1)) - 1).flip(0).permute(1, 2, 0)
-    image = torch.from_numpy(np.ascontiguousarray(data, np.float32))
-    result = functional.grid_sample(image[None], grid[None], mode="bicubic", align_corners=True)
-    return result[0].numpy()
+Read = tuple[Crop, dict[str, Tensor]]
 
 
 class TrainingBatches:
-    """The batches of a training, in order, made ahead by threads.
+    """The batches of a training, in order: read ahead by threads, rendered on the device.
 
     Threads and not processes: nearly all the work releases the interpreter, the samples in memory
     are shared, and neither Zarr's threads nor a script without a main guard survive a new process.
@@ -54,7 +34,7 @@ class TrainingBatches:
     augmentation : mapping, optional
         See `TileSource.draw`.
     workers : int
-        Threads; 0 makes each batch when it is asked for. They never change a value.
+        Threads that read; 0 reads each batch when it is asked for. They never change a value.
     part : (int, int)
         Number of this process and how many there are: a batch is divided among them, and each
         tile is what it is in the whole batch.
@@ -81,44 +61,65 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         return self.since(0)
 
-    def since(self, step: int) -> Iterator[Batch]:
-        """Yield the batches of the steps from this one on, counted from 0."""
-        steps = range(step, self.steps)
+    def since(self, step: int, device: torch.device | None = None) -> Iterator[Batch]:
+        """Yield the batches of the steps from this one on, counted from 0.
+
+        Parameters
+        ----------
+        step : int
+            Nothing that comes before it is made.
+        device : torch.device, optional
+            Where the batches are rendered and stay; the CPU by default.
+        """
+        renderer, steps = Renderer(self.source, device), range(step, self.steps)
+        read, render = partial(self._read, renderer), partial(_render, renderer)
         if self.workers == 0:
-            yield from map(self._make, steps)
+            yield from map(render, map(read, steps))
             return
         with ThreadPoolExecutor(self.workers, thread_name_prefix="tiles") as pool:
-            yield from _in_order(pool, self._make, steps, ahead=2 * self.workers)
+            ahead = _in_order(pool, read, steps, ahead=2 * self.workers)
+            yield from map(render, ahead)
 
     def plain(self, count: int) -> Iterator[Batch]:
-        """Yield tiles of the first `count` steps as they lie in the volumes, one per batch."""
+        """Yield a tile of each of the first `count` steps as it lies in the volume, on the CPU."""
+        renderer = Renderer(self.source)
         for step in range(count):
-            yield collate([self.source.draw(self.seed, step, 0)])
+            yield _render(renderer, [_upload(renderer, self.source.draw(self.seed, step, 0))])
 
-    def _make(self, step: int) -> Batch:
+    def _read(self, renderer: Renderer, step: int) -> list[Read]:
         keys = ((self.seed, step, index) for index in self.indices)
-        return collate([self.source.draw(*key, self.augmentation) for key in keys])
+        return [_upload(renderer, self.source.draw(*key, self.augmentation)) for key in keys]
 
 
 class ValidationBatches:
-    """The same tiles at every validation, one per batch: `TileSource.grid`, unchanged."""
+    """The same tiles at every validation, one per batch: `TileSource.grid`, unchanged.
+
+    Parameters
+    ----------
+    source : TileSource
+        Samples that are not learned from.
+    limit : int
+        At most so many tiles.
+    """
 
     def __init__(self, source: TileSource, limit: int) -> None:
         self.source, self._tiles = source, source.grid(limit)
+        self._renderer = Renderer(source)
 
     def __len__(self) -> int:
         return len(self._tiles)
 
     def __iter__(self) -> Iterator[Batch]:
         for number, plane, start in self._tiles:
-            yield collate([self.source.read(self.source.samples[number], plane, start)])
+            crop = self.source.read(self.source.samples[number], plane, start)
+            yield _render(self._renderer, [_upload(self._renderer, crop)])
 
 
 def collate(tiles: Sequence[Tile]) -> Batch:
     """Stack tiles to a batch: ``image``, ``labels``, ``weights`` (tensors) and ``origin``."""
 
     def stack(key: str) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(tile, key) for tile in tiles]))
+        return torch.stack([getattr(tile, key) for tile in tiles])
 
     image = stack("image").contiguous(memory_format=torch.channels_last)
     return {
@@ -129,15 +130,27 @@ def collate(tiles: Sequence[Tile]) -> Batch:
     }
 
 
+def _upload(renderer: Renderer, crop: Crop) -> Read:
+    return crop, renderer.upload(crop)
+
+
+def _render(renderer: Renderer, crops: Iterable[Read]) -> Batch:
+    return collate([renderer.render(crop, arrays) for crop, arrays in crops])
+
+
 def _in_order(
-    pool: ThreadPoolExecutor, make: Any, numbers: Iterable[int], ahead: int
-) -> Iterator[Batch]:
-    """Yield ``make(number)`` of each number with at most `ahead` of them under way."""
-    steps = iter(numbers)
-    waiting: deque[Future[Batch]] = deque(
-        pool.submit(make, step) for step in itertools.islice(steps, ahead)
+    pool: ThreadPoolExecutor,
+    read: Callable[[int], list[Read]],
+    steps: Sequence[int],
+    *,
+    ahead: int,
+) -> Iterator[list[Read]]:
+    """Yield ``read(step)`` of every step with at most `ahead` of them under way."""
+    coming = iter(steps)
+    waiting: deque[Future[list[Read]]] = deque(
+        pool.submit(read, step) for step in itertools.islice(coming, ahead)
     )
     while waiting:
-        batch = waiting.popleft().result()
-        waiting.extend(pool.submit(make, step) for step in itertools.islice(steps, 1))
-        yield batch
+        crops = waiting.popleft().result()
+        waiting.extend(pool.submit(read, step) for step in itertools.islice(coming, 1))
+        yield crops

@@ -1,19 +1,17 @@
 """Tiles to learn from: what is drawn depends on (seed, step, index) only."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .augmentation import draw_deformation, vary
-from .classes import IGNORED, class_table
-from .deformation import Deformation, generator, resample, source_window
+from .augmentation import Variation, draw_variation
+from .centres import Centres
+from .classes import class_table
+from .deformation import generator
 from .geometry import UNetGeometry, Window, blocks, read_mirrored
-
-Resample = Callable[[np.ndarray, np.ndarray], np.ndarray]
-_NEAREST, _BILINEAR, _BICUBIC = (partial(resample, order=order) for order in (0, 1, 3))
+from .tally import Tally
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +30,8 @@ class Sample:
         Separation weights.
     offset, scale : ndarray of float32, shape (z, c)
         Normalisation of each plane: ``(image - offset) * scale``.
+    tally : Tally, optional
+        What the chunks of target and separation hold; without it every voxel counts as labelled.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Sample:
     separation: Any
     offset: np.ndarray
     scale: np.ndarray
+    tally: Tally | None = None
 
     @property
     def bytes(self) -> int:
@@ -76,29 +77,40 @@ def load_within(samples: Sequence[Sample], budget: int) -> list[Sample]:
 
 
 @dataclass(frozen=True, eq=False)
-class Tile:
-    """What the network reads, and what it should answer on the output window.
+class Crop:
+    """What is read of a volume for one tile, and what is to be done with it.
 
     Attributes
     ----------
-    image : ndarray of float32, shape (c, n, n)
-        Normalised input tile.
-    labels : ndarray of int64, shape (m, m)
-        Class of each pixel, or 255 for ignored.
-    weights : ndarray of float32, shape (m, m)
-        w(x) of the loss: class balance plus separation; 0 where ignored.
+    image : ndarray, shape (c, h, w)
+        Window of the image in its own type, mirrored at the volume's edges only.
+    target : ndarray of uint8, shape (i, j)
+        Window of stored target values.
+    separation : ndarray of float32, shape (i, j), or None
+        The same window of separation weights; None if they are not used.
+    offset, scale : ndarray of float32, shape (c,)
+        Normalisation of the plane.
+    image_window, answer_window : Window
+        Both windows, counted from the voxel on which the tile is centred.
+    variation : Variation or None
+        None: the windows are the tile and its output window, as they are.
     origin : str
-        Where it was read, for messages.
+        Where the undeformed tile lies, for messages.
     """
 
     image: np.ndarray
-    labels: np.ndarray
-    weights: np.ndarray
+    target: np.ndarray
+    separation: np.ndarray | None
+    offset: np.ndarray
+    scale: np.ndarray
+    image_window: Window
+    answer_window: Window
+    variation: Variation | None
     origin: str
 
 
 class TileSource:
-    """Draws tiles of one fixed shape from samples.
+    """Draws tiles of one fixed shape from samples, and reads what they are made of.
 
     Parameters
     ----------
@@ -115,16 +127,21 @@ class TileSource:
         Weight of each class.
     separation : bool
         Whether separation weights are added.
-    resample_image : callable
-        Reads deformed images, as `deformation.resample` does: bicubic by default. (Bilinear would
-        take away a third of the noise's strength, and the network would learn from smoother images
-        than it reads later.)
+    oversample : float
+        Share of tiles centred on what is rare, see `centres.Centres`.
+
+    Attributes
+    ----------
+    class_of : ndarray of int64, shape (256,)
+        Class of each stored target value.
+    weight_of : ndarray of float32, shape (256,)
+        Weight of each class in the loss; 0 for ignored.
 
     Notes
     -----
-    A sample is chosen with probability proportional to its number of voxels, then a plane and the
-    centre of the tile uniformly over the plane: every voxel of the training set is equally likely
-    to be a centre, in agreement with class weights that are counted over all voxels. Tiles near an
+    Without oversampling every labelled voxel of the training set is equally likely to be a centre,
+    in agreement with class weights that are counted over all of them. The centre is never moved by
+    a deformation, so every tile has a labelled pixel, also where little is annotated. Tiles near an
     edge reach beyond it and read the image, target and weights mirrored, as prediction does.
     """
 
@@ -137,72 +154,61 @@ class TileSource:
         target: str,
         class_weights: Sequence[float],
         separation: bool = True,
-        resample_image: Resample = _BICUBIC,
+        oversample: float = 0.0,
     ) -> None:
         self.samples = list(samples)
         self.geometry = geometry
         self.tile = tile
         self.output = geometry.output_size(tile)
         self.separation = separation
-        self._resample_image = resample_image
-        self._class_of = class_table(target)
-        self._weight_of = np.zeros(256, np.float32)
-        self._weight_of[: len(class_weights)] = class_weights
-        self._ends = np.cumsum([int(np.prod(s.target.shape)) for s in self.samples])
+        self.class_of = class_table(target)
+        self.weight_of = np.zeros(256, np.float32)
+        self.weight_of[: len(class_weights)] = class_weights
+        self._centres = Centres(self.samples, target, oversample=oversample, separation=separation)
 
     def draw(
         self, seed: int, step: int, index: int, augmentation: Mapping[str, Any] | None = None
-    ) -> Tile:
-        """Draw the tile of a key.
+    ) -> Crop:
+        """Draw the tile of a key, and read its crop.
 
         Parameters
         ----------
         seed, step, index : int
             Key of the random numbers, see `deformation.generator`.
         augmentation : mapping, optional
-            See `augmentation.draw_deformation` and `augmentation.vary`. None: the tile as it is.
+            See `augmentation.draw_variation`. None: the tile as it is.
         """
         random = generator(seed, step, index)
-        voxel = int(random.integers(self._ends[-1]))
-        number = int(np.searchsorted(self._ends, voxel, side="right"))
-        sample = self.samples[number]
-        voxel -= int(self._ends[number - 1]) if number else 0
-        plane, *centre = (int(i) for i in np.unravel_index(voxel, sample.target.shape))
-        start = (centre[0] - self.tile // 2, centre[1] - self.tile // 2)
-        if not augmentation:
-            return self.read(sample, plane, start)
-        deformation = draw_deformation(random, self.tile, augmentation)
-        tile = self.read(sample, plane, start, deformation)
-        return replace(tile, image=vary(tile.image, random, augmentation))
+        number, (plane, y, x) = self._centres.draw(random)
+        sample, start = self.samples[number], (y - self.tile // 2, x - self.tile // 2)
+        variation = None
+        if augmentation:
+            channels = sample.image.shape[0]
+            variation = draw_variation(random, channels, self.tile, augmentation)
+        return self.read(sample, plane, start, variation)
 
     def read(
         self,
         sample: Sample,
         plane: int,
         start: tuple[int, int],
-        deformation: Deformation | None = None,
-    ) -> Tile:
-        """Read the tile whose input window starts at `start` of a plane, deformed or not."""
-        window = Window(start, (start[0] + self.tile, start[1] + self.tile))
-        origin = f"{sample.name} plane {plane} y {start[0]} x {start[1]}"
-        context = (-self.geometry.context,) * 2
-        if deformation is None:
-            image = _read_plane(sample.image, plane, window).astype(np.float32)
-            labels, weights = self._answer(
-                _read_plane(sample.target, plane, window.expand(context)),
-                _read_plane(sample.separation, plane, window.expand(context)),
-            )
-        else:
-            field = deformation.field(window.shape) + np.float32((self.tile - 1) / 2)
-            inner = field[(slice(None), *_centre(self.tile, self.output))]
-            image = _deform(sample.image, plane, start, field, self._resample_image)
-            labels, weights = self._answer(
-                _deform(sample.target, plane, start, inner, _NEAREST),
-                _deform(sample.separation, plane, start, inner, _BILINEAR),
-            )
-        offset, scale = sample.offset[plane], sample.scale[plane]
-        image = (image - offset[:, None, None]) * scale[:, None, None]
-        return Tile(image, labels, weights, origin)
+        variation: Variation | None = None,
+    ) -> Crop:
+        """Read the crop of the tile that starts at `start` (y, x) of a plane before it varies."""
+        centre = tuple(a + self.tile // 2 for a in start)
+        whole, inner = self._windows(variation)
+        where = inner.shift(centre)
+        return Crop(
+            image=_read_plane(sample.image, plane, whole.shift(centre)),
+            target=_read_plane(sample.target, plane, where),
+            separation=_read_plane(sample.separation, plane, where) if self.separation else None,
+            offset=sample.offset[plane],
+            scale=sample.scale[plane],
+            image_window=whole,
+            answer_window=inner,
+            variation=variation,
+            origin=f"{sample.name} plane {plane} y {start[0]} x {start[1]}",
+        )
 
     def grid(self, limit: int) -> list[tuple[int, int, tuple[int, int]]]:
         """Return evenly chosen tiles that cover all samples as prediction does.
@@ -227,33 +233,18 @@ class TileSource:
         count = min(limit, len(tiles))
         return [tiles[(2 * k + 1) * len(tiles) // (2 * count)] for k in range(count)]
 
-    def _answer(self, values: np.ndarray, separation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Turn stored values into classes and the weights of the loss."""
-        labels = self._class_of[values]
-        weights = self._weight_of[labels]
-        if self.separation:
-            weights += np.where(labels == IGNORED, np.float32(0), separation)
-        return labels, weights
-
-
-def _deform(
-    array: Any, plane: int, start: tuple[int, int], coordinates: np.ndarray, read: Resample
-) -> np.ndarray:
-    window = source_window(coordinates)
-    data = _read_plane(array, plane, window.shift(start))
-    return read(data, _local(coordinates, window))
-
-
-def _local(coordinates: np.ndarray, window: Window) -> np.ndarray:
-    return coordinates - np.asarray(window.start, np.float32)[:, None, None]
+    def _windows(self, variation: Variation | None) -> tuple[Window, Window]:
+        """Return what is read of image and answer, counted from the centre."""
+        if variation is None:
+            before = self.tile // 2
+            whole = Window((-before,) * 2, (self.tile - before,) * 2)
+            return whole, whole.expand((-self.geometry.context,) * 2)
+        deformation = variation.deformation
+        size = self.tile + 2 * variation.margin
+        return deformation.window(size), deformation.window(self.output)
 
 
 def _read_plane(array: Any, plane: int, window: Window) -> np.ndarray:
     """Read a mirrored window (y, x) of one plane; a leading channel axis is kept."""
     box = Window((plane, *window.start), (plane + 1, *window.stop))
     return read_mirrored(array, box)[..., 0, :, :]
-
-
-def _centre(size: int, inner: int) -> tuple[slice, slice]:
-    margin = (size - inner) // 2
-    return (slice(margin, margin + inner),) * 2

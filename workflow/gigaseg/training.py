@@ -342,7 +342,7 @@ def take_steps(
         if progress is not None:
             training.restore(progress)
         training.agree()
-        for batch in batches.since(training.step):
+        for batch in batches.since(training.step, fabric.device):
             if training.is_stale:
                 break
             training.learn(batch)

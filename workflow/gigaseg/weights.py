@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 from numba import njit
 
-from gigaseg.distances import FAR, integer_spacing, two_nearest
+from gigaseg.distances import integer_spacing
 from gigaseg.labels import boundaries
+from gigaseg.nearest import two_nearest
 
 BACKGROUND, INTERIOR, BOUNDARY, RIDGE, IGNORED = 0, 1, 2, 3, 255
 """Codes of the target: background, inside of an instance, its rim, the cut between touching
@@ -56,9 +57,9 @@ def encode_target(
     target = inside.astype(np.uint8)
     if boundary_width > 0:
         # With background as a label of its own, every voxel's nearest label is its own.
-        _, other = two_nearest(labels.astype(np.int64) + 1, spacing)
-        reach = boundary_width * _unit(spacing, labels.ndim)
-        target[inside & (other <= reach * reach)] = BOUNDARY
+        reach = (boundary_width * _unit(spacing, labels.ndim)) ** 2
+        _, other = two_nearest(labels, spacing, limit=reach, background=True)
+        target[inside & (other <= reach)] = BOUNDARY
     target[boundaries(labels)] = RIDGE
     return target
 
@@ -126,14 +127,17 @@ def separation(
     """
     if on not in ("background", "all"):
         raise ValueError(f"separation_on is 'background' or 'all', not {on!r}")
-    first, second = two_nearest(labels, spacing)
+    unit = _unit(spacing, labels.ndim)
+    # Rounded up by more than the square root is rounded below.
+    limit = (cutoff(w0, sigma) * unit + 1) ** 2
+    first, second = two_nearest(labels, spacing, limit=limit)
     where = np.ones(labels.shape, bool) if on == "all" else (labels == 0) | boundaries(labels)
     weight = np.zeros(labels.shape, np.float32)
     _separate(
         first.ravel(),
         second.ravel(),
         where.ravel(),
-        _unit(spacing, labels.ndim),
+        unit,
         (float(w0), float(sigma), cutoff(w0, sigma)),
         weight.ravel(),
     )
@@ -144,8 +148,9 @@ def separation(
 def _separate(first, second, where, unit, shape, weight):
     # Not NumPy: its vectorised exp may round differently at another position in the array.
     w0, sigma, limit = shape
+    far = np.iinfo(second.dtype).max
     for i in range(weight.size):
-        if where[i] and second[i] != FAR:
+        if where[i] and second[i] < far:
             distance = np.sqrt(np.float64(first[i])) / unit + np.sqrt(np.float64(second[i])) / unit
             if distance <= limit:
                 weight[i] = w0 * np.exp(-(distance * distance) / (2 * sigma * sigma))

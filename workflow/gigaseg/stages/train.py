@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
 from ..networks import count_parameters
-from ..patches import TrainingBatches, ValidationBatches, resample_fast
+from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
 from ..runtime import Runtime, choose_runtime
 from ..sampling import TileSource, load_within
@@ -238,26 +239,25 @@ def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: P
         in_channels=lesson.channels, classes=len(class_weights), **settings["network"]
     )
     both = load_within([s.sample for s in (*lesson.train, *lesson.validation)], MEMORY)
-    source, held_out = (
-        TileSource(
-            samples,
-            architecture.geometry,
-            training["tile"],
-            target=settings["target"],
-            class_weights=class_weights.tolist(),
-            separation=training["separation"],
-            resample_image=resample_fast,
-        )
-        for samples in (both[: len(lesson.train)], both[len(lesson.train) :])
+    source_of = partial(
+        TileSource,
+        geometry=architecture.geometry,
+        tile=training["tile"],
+        target=settings["target"],
+        class_weights=class_weights.tolist(),
+        separation=training["separation"],
     )
     batches = TrainingBatches(
-        source,
+        source_of(both[: len(lesson.train)], oversample=training["oversample"]),
         **{key: training[key] for key in ("steps", "batch", "seed", "augmentation")},
-        # On a CPU the network keeps all threads busy: tiles made meanwhile would only slow it down.
+        # On a CPU the network keeps all threads busy: tiles read meanwhile would only slow it down.
         workers=threads if training["device"] == "cuda" else 0,
         part=(place.rank, place.processes),
     )
-    validation = ValidationBatches(held_out, VALIDATION_TILES) if lesson.validation else None
+    validation = None
+    if lesson.validation:
+        held_out = source_of(both[len(lesson.train) :])
+        validation = ValidationBatches(held_out, VALIDATION_TILES)
     network = initialise(architecture, training["seed"])
     return _Task(lesson, settings["target"], training, class_weights, network, batches, validation)
 

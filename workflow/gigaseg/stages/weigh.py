@@ -12,6 +12,7 @@ from ..blockwise import map_blocks
 from ..fingerprints import digest, fingerprint
 from ..geometry import blocks
 from ..ledger import Construction
+from ..tally import KINDS, count_chunks
 from ..volumes import Volume, commit_arrays, create_array, open_arrays, open_volume, shard_extent
 from ..weights import (
     BACKGROUND,
@@ -38,6 +39,7 @@ CODES = {
     "ignored": IGNORED,
 }
 SUMMARY = ("counts", "ignored", "vanished", "cross_sections")
+TALLY_STORAGE = {"chunk": 256, "shard": 256}  # chunks of the target; a file is 65536² px of these
 THICKNESS = 64  # planes per block of a 3-D distance: much thinner, and most of the work is halo
 
 
@@ -53,7 +55,8 @@ def run(
     ----------
     manifest : Path
         Written last. The stores lie beside it, as ``<dataset>/<sample>.zarr`` with the arrays
-        ``target`` (uint8) and ``separation`` (float32) of axes z y x; see `gigaseg.weights`.
+        ``target`` (uint8) and ``separation`` (float32) of axes z y x, see `gigaseg.weights`, and
+        ``tally`` (uint32), the voxels of each kind in each chunk, see `gigaseg.tally`.
     convert : Path
         Manifest of the lot's images.
     settings : mapping
@@ -153,6 +156,9 @@ def _fill(
         ledger=construction.ledger("weights"),
         workers=workers,
     )
+    block = (depth, storage["shard"], storage["shard"])
+    tally = tally_chunks(target, separations, target.chunks, block)
+    create_array(store, "tally", tally.shape, tally.dtype, storage=TALLY_STORAGE)[...] = tally
     attributes = {
         **construction.fingerprint,
         "fingerprint": digest(construction.fingerprint),
@@ -163,7 +169,7 @@ def _fill(
         "axes": "zyx",
         "shape": truth.shape,
         "spacing": truth.spacing,
-        **summarise(truth.array, target, (depth, storage["shard"], storage["shard"])),
+        **summarise(truth.array, target, block),
     }
     commit_arrays(store, attributes)
 
@@ -214,6 +220,35 @@ def block_function(
         return target, weight
 
     return of_block
+
+
+def tally_chunks(
+    target: Any, separation: Any, chunk: Sequence[int], block: Sequence[int]
+) -> np.ndarray:
+    """Count the voxels of each kind in each chunk of a finished target, block by block.
+
+    Parameters
+    ----------
+    target, separation : array-like, shape (z, y, x)
+        As stored.
+    chunk, block : sequence of int
+        Extents z, y, x of what is counted by itself, and of what is read at once: whole chunks.
+
+    Returns
+    -------
+    ndarray of uint32, shape (KINDS, chunks along z, y, x)
+        See `tally.count_chunks`.
+    """
+    grid = [-(-n // c) for n, c in zip(target.shape, chunk, strict=True)]
+    counts = np.zeros((KINDS, *grid), np.uint32)
+    for window in blocks(target.shape, block):
+        where = tuple(
+            slice(a // c, -(-b // c))
+            for a, b, c in zip(window.start, window.stop, chunk, strict=True)
+        )
+        codes, weights = (np.asarray(array[window.slices]) for array in (target, separation))
+        counts[:, *where] = count_chunks(codes, weights, chunk)
+    return counts
 
 
 def summarise(labels: Any, target: Any, block: Sequence[int]) -> dict[str, Any]:
