@@ -26,20 +26,21 @@ GROUPS = {
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
     "calibration measures",
     # what was done, by whom, from what; nothing beyond the standard library
-    "books": "ledger lease manifests fingerprints disk benchmarks",
-    "network": "unet runtime lanes patches checkpoints training inference",
+    "books": "ledger lease manifests fingerprints disk benchmarks models",
+    "network": "unet runtime lanes patches checkpoints training inference loading",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "addresses choices figures layers outlook views viewer sections pictures summaries "
     "comparison charts spreads foresight glossary proof page baseline headlines pairs scoretable "
     "standings scoreboard",
-    "workflow": "settings schema samples plan briefs provenance logs lock termination",
+    "workflow": "settings schema samples folds lineage roster plan briefs provenance logs lock "
+    "termination",
 }
 IMPORTABLE = {
     "pure": {"pure"},
     "books": {"books"},
-    "network": {"network", "pure"},
+    "network": {"network", "books", "pure"},
     "blocks": {"blocks", "books", "pure"},
     "stores": {"stores", "books", "pure"},
     "input": {"input", "stores", "blocks", "books", "pure"},
@@ -57,7 +58,7 @@ PACKAGES = {
     | {"calibration", "measures"},
     "torch": {"network"},
     "lightning": {"training", "checkpoints"},
-    "safetensors": {"checkpoints", "inference"},
+    "safetensors": {"checkpoints", "loading"},
     "dask": {"blocks"},
     "distributed": {"blocks"},
     "zarr": {"stores", "input"},

@@ -1,6 +1,7 @@
 """Seams of a stored prediction: right ones pass, every kind of wrong one is found."""
 
 import json
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -159,9 +160,18 @@ class Project:
         folder = self.root / "train/e/fold-0"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(model.state_dict(), folder / "best.safetensors")
+        content = (folder / "best.safetensors").read_bytes()
         metadata = {
+            "format": 1,
             "architecture": model.architecture.to_dict(),
+            "channels": 1,
+            "classes": ["background", "foreground"],
+            "fingerprint": "model",
             "intensity": INTENSITY,
+            "samples": {},
+            "scores": {},
+            "sha256": {"best": sha256(content).hexdigest()},
+            "spacing": [1, 1, 1],
             "target": "foreground",
             "weights": {"best": "best.safetensors"},
         }
@@ -184,7 +194,7 @@ class Project:
     def inputs(self):
         return {
             "convert": self.root / "convert/d-0000.json",
-            "train": self.root / "train/e/fold-0.json",
+            "train": [self.root / "train/e/fold-0.json"],
         }
 
     @property

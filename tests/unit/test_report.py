@@ -222,7 +222,7 @@ def made_up_tally(quality, rng):
 
 
 def sample_rows(
-    experiment, samples, seed=0, *, dataset="plates", split="test", quality=0.8, fold=0
+    experiment, samples, seed=0, *, dataset="plates", split="test", quality=0.8, fold="0"
 ):
     """Return the scores of made-up samples; the seed decides the noise, not the level."""
     group = {"experiment": experiment, "fold": fold, "dataset": dataset, "split": split}
@@ -254,7 +254,7 @@ def calibration_rows(experiment, samples, dataset="plates", split="test"):
     counts = CalibrationCounts(tuple(inside), tuple(voxels))
     row = {"sample": "", "aggregation": "pooled", "metric": "calibration_error", "at": np.nan}
     row |= {"value": counts.error, "n": len(samples), "family": "calibration"}
-    row |= {"counts": encode(counts), "experiment": experiment, "fold": 0}
+    row |= {"counts": encode(counts), "experiment": experiment, "fold": "0"}
     return pd.DataFrame([row | {"dataset": dataset, "split": split}])
 
 
@@ -915,7 +915,7 @@ def test_pairs_count_the_samples_that_are_better():
 
 
 def test_an_experiment_of_several_folds_is_their_mean_with_its_spread():
-    folds = [sample_rows("one", NAMES, seed=k, fold=k) for k in range(3)]
+    folds = [sample_rows("one", NAMES, seed=k, fold=str(k)) for k in range(3)]
     table = aggregate(pd.concat(folds))
     [standings] = list_standings(table)
     cell = dict(standings.rows)["seg", None]["one", "pooled"]

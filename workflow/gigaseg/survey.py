@@ -191,7 +191,8 @@ def work_of(job: Job, sizes: Iterable[Size], told: Told) -> float:
         return told["config"]["audit"]["windows"]
     times, own = 1, told["config"]["experiments"].get(job.get("experiment"), {})
     if job["stage"] == "predict":
-        times = own["prediction"]["symmetries"]
+        models = len(job.get("inputs", ())) - 1  # beside the images: of an ensemble several
+        times = own["prediction"]["symmetries"] * max(models, 1)
     if job["stage"] == "tune":
         times = grids.size(grids.grid_of(own["instances"]))
     return times * sum(size.mpx for size in sizes)

@@ -28,7 +28,7 @@ def run(
     manifest: Path,
     convert: Path,
     predict: Path,
-    train: Path,
+    train: Sequence[Path],
     settings: Mapping[str, Any],
     code: str,
 ) -> None:
@@ -38,8 +38,10 @@ def run(
     ----------
     manifest : Path
         The only output. A sample fails if a value differs by more than one step of uint8.
-    convert, predict, train : Path
-        Manifests of the lot's images and probabilities, and of the model.
+    convert, predict : Path
+        Manifests of the lot's images and probabilities.
+    train : sequence of Path
+        As for `gigaseg.stages.predict.run`.
     settings : mapping
         ``lot``, ``samples``, ``prediction``, ``storage``, and ``audit``, whose ``windows`` is
         their number in the whole lot.
@@ -135,7 +137,7 @@ class Audit:
         chosen = volumes[1].attributes["settings"]["prediction"]
         runtime = Runtime(model.runtime.device, chosen["precision"], chosen["compile"])
         how = {key: chosen[key] for key in ("batch", "symmetries")}
-        predictor = Predictor(model.network, runtime, lane=model.lane, **how)
+        predictor = Predictor(model.networks, runtime, lane=model.lane, **how)
         grid = TileGrid(model.architecture.geometry, chosen["tile"])
         if stored["step"] != grid.step:
             raise ValueError(
@@ -148,7 +150,7 @@ class Audit:
     @property
     def geometry(self) -> UNetGeometry:
         """The network's; the lattice is taken from it, and not from what predict made of it."""
-        return self.predictor.network.architecture.geometry
+        return self.predictor.architecture.geometry
 
     def draw(self, layout: Layout, count: int) -> list[Straddle]:
         """Draw windows by the fingerprint of the store."""

@@ -266,7 +266,7 @@ def count_pairs(
 def _group(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "experiment": settings["experiment"],
-        "fold": settings["fold"],
+        "fold": str(settings["fold"]),
         "dataset": row["dataset"],
         "split": row["split"],
         "aggregation": "sample",

@@ -1,14 +1,13 @@
-"""Predict: images and a trained network in, volumes of probabilities out.
+"""Predict: images and trained networks in, volumes of probabilities out.
 
 One job predicts a lot, or several do: `predict_open` begins the stores, any number of
 `predict_part` fill them at the same time, and this stage does what is missing and commits. All
 three go through `Task`, so the result cannot depend on how many there were.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from math import prod
@@ -21,11 +20,13 @@ from ..blockwise import map_blocks
 from ..classes import NAMES
 from ..digests import volume_digest
 from ..geometry import Window
-from ..inference import Predictor, load_model, prepare
+from ..inference import Predictor, check_ensemble, prepare
 from ..intensity import intensity_window
 from ..lanes import Lane, open_lane
 from ..ledger import BOOKS, Construction, digest, fingerprint
+from ..loading import load_model
 from ..manifests import read_manifest
+from ..models import check_together
 from ..pyramids import Pyramid, create_pyramid
 from ..runtime import (
     Precision,
@@ -51,21 +52,23 @@ def run(
     *,
     manifest: Path,
     convert: Path,
-    train: Path,
+    train: Sequence[Path],
     settings: Mapping[str, Any],
     code: str,
     threads: int,
     opened: bool = False,
 ) -> None:
-    """Predict the samples of a lot with one trained network.
+    """Predict the samples of a lot with one trained network, or with the mean of several.
 
     Parameters
     ----------
     manifest : Path
         Written last. The stores lie beside it, as ``<dataset>/<sample>.ome.zarr``: uint8 of axes
         c z y x, ``round(255 * p)`` for every class but the first.
-    convert, train : Path
-        Manifests of the lot's images and of the model.
+    convert : Path
+        Manifest of the lot's images.
+    train : sequence of Path
+        Manifests of trainings, or model files; of several, the probabilities are averaged.
     settings : mapping
         ``lot``, ``samples``, ``experiment``, ``fold``, ``prediction`` and ``storage``.
     code : str
@@ -138,31 +141,32 @@ def predict_sample(task: "Task", *, workers: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, ready to predict, with what is known about it.
+    """A trained network or an ensemble, ready to predict, with what is known about it.
 
     Attributes
     ----------
-    network : UNet
+    networks : tuple of UNet
+        Whose probabilities are averaged.
     runtime : Runtime
         What ``auto`` means on this machine.
     lane : Lane
-        Where it computes.
+        Where they compute.
     metadata : mapping
-        Content of the model file.
+        Content of the model file; of several, of the first.
     identity : mapping
-        What tells it from other models.
+        What tells it from other models: ``model`` and ``weights``, of an ensemble lists.
     """
 
-    network: UNet
+    networks: tuple[UNet, ...]
     runtime: Runtime
     lane: Lane
     metadata: Mapping[str, Any]
-    identity: Mapping[str, str]
+    identity: Mapping[str, Any]
 
     @property
     def architecture(self) -> Architecture:
         """Shape of the network."""
-        return self.network.architecture
+        return self.networks[0].architecture
 
     @property
     def channels(self) -> list[str]:
@@ -170,32 +174,51 @@ class Model:
         return list(NAMES[self.metadata["target"]][1:])
 
 
-def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int = 0) -> Model:
-    """Load the model that a training manifest points to, onto the device of the settings.
+def load(
+    train: Sequence[Path], prediction: Mapping[str, Any], *, threads: int, index: int = 0
+) -> Model:
+    """Load models onto the device of the settings.
 
     Parameters
     ----------
-    train : Path
-        Manifest of the training.
+    train : sequence of Path
+        Manifests of trainings, or model files.
     prediction : mapping
         Section of the settings.
     threads : int
         Threads that run the network on a CPU.
     index : int
         Which GPU to take, if there are several.
+
+    Raises
+    ------
+    ValueError
+        If one cannot be loaded, or they differ in what an ensemble must agree in.
     """
     runtime = choose_runtime(prediction, "prediction")
     if runtime.device == "cpu":
         keep_freed_memory()  # before PyTorch starts threads
-    trained = read_manifest(train)
-    description = train.parent / trained["model"]
-    network, metadata = load_model(description, prediction["checkpoint"])
-    weights = description.parent / metadata["weights"][prediction["checkpoint"]]
-    with weights.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    identity = {"model": trained["fingerprint"], "weights": content}
+    checkpoint = prediction["checkpoint"]
+    loaded = [load_model(description_of(path), checkpoint) for path in train]
+    networks, every = zip(*loaded, strict=True)
+    check_ensemble([network.architecture for network in networks])
+    for own in every[1:]:
+        check_together(every[0], own)
+    identities = [
+        {"model": own["fingerprint"], "weights": own["sha256"][checkpoint]} for own in every
+    ]
+    identity: dict[str, Any] = identities[0]
+    if len(identities) > 1:
+        identity = {key: [own[key] for own in identities] for key in identity}
     lane = open_lane(runtime.device, threads=threads, index=index)
-    return Model(prepare(network, lane.device), runtime, lane, metadata, identity)
+    ready = tuple(prepare(network, lane.device) for network in networks)
+    return Model(ready, runtime, lane, every[0], identity)
+
+
+def description_of(path: Path) -> Path:
+    """Return where the model file lies that a manifest of a training points to, or is itself."""
+    trained = read_manifest(path) if path.is_file() else {}
+    return path.parent / trained["model"] if trained.get("stage") == "train" else path
 
 
 @dataclass(frozen=True)
@@ -348,7 +371,7 @@ class Task:
         model, prediction = self.model, self.settings["prediction"]
         chosen = Runtime(model.runtime.device, self.choices.precision, self.choices.compile)
         how = {key: prediction[key] for key in ("batch", "symmetries")}
-        predictor = Predictor(model.network, chosen, lane=model.lane, **how)
+        predictor = Predictor(model.networks, chosen, lane=model.lane, **how)
         statistics, intensity = self.volume.attributes["statistics"], model.metadata["intensity"]
         grid = self.grid
 

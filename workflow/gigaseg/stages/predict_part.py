@@ -1,6 +1,6 @@
 """Predict a part of a lot's blocks, while other jobs predict the others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def run(
     *,
     manifest: Path,
     convert: Path,
-    train: Path,
+    train: Sequence[Path],
     predict: Path,
     settings: Mapping[str, Any],
     codes: tuple[str, str],
@@ -32,8 +32,10 @@ def run(
     ----------
     manifest : Path
         The only output besides the blocks.
-    convert, train : Path
-        Manifests of the lot's images and of the model.
+    convert : Path
+        Manifest of the lot's images.
+    train : sequence of Path
+        As for `gigaseg.stages.predict.run`.
     predict : Path
         Manifest that `gigaseg.stages.predict` will write; the stores lie beside it.
     settings : mapping

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from os.path import relpath
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,12 +18,14 @@ from ..fingerprints import canonical_json, digest, fingerprint
 from ..geometry import UNetGeometry
 from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
+from ..loading import load_model
 from ..manifests import write_atomically, write_manifest
+from ..models import FORMAT
 from ..patches import TrainingBatches, ValidationBatches, resample_fast
 from ..runtime import choose_runtime
 from ..sampling import TileSource, load_within
 from ..training import count_parameters, fit, initialise
-from ..unet import Architecture
+from ..unet import Architecture, UNet
 from . import read_entries, stamp
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def run(
     settings: Mapping[str, Any],
     code: str,
     threads: int,
+    start: Path | None = None,
 ) -> None:
     """Train one network: one experiment, one fold.
 
@@ -52,12 +55,15 @@ def run(
         Manifests of the lots with targets and weights.
     settings : mapping
         ``experiment``, ``fold``, ``target``, ``network``, ``training``, ``intensity``, and the
-        samples' names, ``<dataset>/<sample>``: ``train``, ``validation``.
+        samples' names, ``<dataset>/<sample>``: ``train``, ``validation``. With `start` also
+        ``start_from``, what tells that model from others.
     code : str
         Digest of this stage's code.
     threads : int
         Threads that make tiles for a GPU; they never change a value. The arithmetic runs on
         ``training.threads``, which do.
+    start : Path, optional
+        Model file whose best weights the training starts from.
 
     Raises
     ------
@@ -75,7 +81,7 @@ def run(
     made_from = _fingerprint(lesson, settings, code)
     with Construction(folder, made_from, marker="model.json") as construction:
         if not construction.committed:
-            facts = _train(folder, lesson, settings, threads)
+            facts = _train(folder, lesson, settings, threads, start)
             facts |= {"fingerprint": digest(made_from), "made_from": made_from}
             write_atomically(folder / "model.json", canonical_json(facts, indent=1) + "\n")
     names = {part: list(found) for part, found in lesson.identities.items()}
@@ -99,9 +105,13 @@ def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict
     return fingerprint(
         code=code,
         settings={key: settings[key] for key in keys},
-        inputs=lesson.identities,
+        inputs=lesson.identities | _start_of(settings),
         libraries=LIBRARIES,
     )
+
+
+def _start_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"start_from": settings["start_from"]} if "start_from" in settings else {}
 
 
 def _entries(weigh: Iterable[Path]) -> dict[str, dict[str, Any]]:
@@ -110,7 +120,7 @@ def _entries(weigh: Iterable[Path]) -> dict[str, dict[str, Any]]:
 
 
 def _train(
-    folder: Path, lesson: Lesson, settings: Mapping[str, Any], threads: int
+    folder: Path, lesson: Lesson, settings: Mapping[str, Any], threads: int, start: Path | None
 ) -> dict[str, Any]:
     """Train, write the weights and the table, and return what is to be said about the model."""
     runtime = choose_runtime(settings["training"], "training")
@@ -129,9 +139,13 @@ def _train(
         len(validation) if validation else 0,
     )
     network = initialise(architecture, training["seed"])
+    if start is not None:
+        network.load_state_dict(load_start(start, architecture).state_dict())
     with (folder / "metrics.csv").open("w") as table:
         best, last = fit(network, training, batches, validation, _recorder(table, training))
     return {
+        "format": FORMAT,
+        **_start_of(settings),
         **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
         "settings": {key: settings[key] for key in ("network", "training")},
         "architecture": architecture.to_dict(),
@@ -145,6 +159,24 @@ def _train(
         **{key: training[key] for key in ("device", "precision")},
         **_write_weights(folder, {"best": best, "last": last}),
     }
+
+
+def load_start(model_json: Path, architecture: Architecture) -> UNet:
+    """Load the network that a training starts from.
+
+    Raises
+    ------
+    ValueError
+        If its file is at fault, or it is of another architecture.
+    """
+    network, _ = load_model(model_json)
+    own = network.architecture
+    if replace(own, dropout=architecture.dropout) != architecture:
+        raise ValueError(
+            f"training starts from {model_json}, a network of {own}, but the data and settings ask "
+            f"for {architecture}: they must be the same but for dropout"
+        )
+    return network
 
 
 def _recorder(table: TextIO, training: Mapping[str, Any]) -> Callable[[Mapping[str, float]], None]:
