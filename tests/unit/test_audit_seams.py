@@ -29,6 +29,7 @@ PREDICTION = {
     "symmetries": 1,
     "checkpoint": "best",
     "compile": "never",
+    "spacing_tolerance": 0.1,
 }
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from gigaseg import blockwise, runtime
 from gigaseg.digests import volume_digest
-from gigaseg.geometry import Window, read_mirrored
+from gigaseg.geometry import Window, blocks, read_mirrored
 from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
 from gigaseg.ledger import read_attempts
 from gigaseg.manifests import read_manifest, write_manifest
+from gigaseg.pyramids import create_pyramid
 from gigaseg.runtime import Runtime, hardware_name
 from gigaseg.stages import predict, predict_open, predict_part, read_entries
 from gigaseg.tiling import TileGrid, tile_memory_gb
@@ -145,6 +146,7 @@ class Project:
                 "symmetries": 1,
                 "checkpoint": "best",
                 "compile": "auto",
+                "spacing_tolerance": 0.1,
                 **changes,
             },
         }
@@ -491,12 +493,9 @@ def compiles(asked, device, side):
     def model(device):
         return predict.Model((UNet(ARCHITECTURE),), Runtime(device, "float32"), None, {}, {})
 
-    class Image:
-        shape = (1, side, side)
-
     prediction = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "compile": asked}
     settings = {"prediction": prediction, "storage": STORAGE}
-    return predict._choose(Image, model(device), settings).compile
+    return predict._choose((1, side, side), STORAGE["shard"], model(device), settings).compile
 
 
 @pytest.mark.parametrize(
@@ -632,3 +631,72 @@ def test_a_model_file_predicts_what_its_training_would(project, tmp_path_factory
     assert {key: brought[key] for key in ("digest", "fingerprint")} == {
         key: trained[key] for key in ("digest", "fingerprint")
     }
+
+
+# ---------------------------------------------------------------------------------------- spacing
+
+
+@pytest.fixture
+def coarse(project):
+    """Make the model one that was trained at twice the spacing of the images, with pyramids."""
+    for name, image in project.images.items():
+        store = project.root / f"convert/d/{name}.ome.zarr"
+        shutil.rmtree(store)
+        pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=STORAGE)
+        for block in blocks(image.shape[-3:], pyramid.shards[-3:]):
+            pyramid[(..., *block.slices)] = image[(..., *block.slices)]
+        facts = {"statistics": statistics(image)}
+        levels = pyramid.finish()
+        commit_image(
+            store, spacing=(9, 0.1, 0.1), levels=levels, channel_names=["a"], attributes=facts
+        )
+    project.write_trained(0, project.network, "m", spacing=[1, 0.2, 0.21])
+    return project
+
+
+def test_an_image_is_predicted_at_the_level_that_was_trained_at(coarse):
+    entries = coarse.predict()
+    assert entries["large"]["level"] == 1
+    image = coarse.images["large"]
+    half = open_volume(coarse.root / "convert/d/large.ome.zarr").levels[1][:]
+    assert half.shape == (1, 2, 35, 25)
+    stored = coarse.stored("large")
+    assert stored.shape == image.shape[1:]
+    for z in range(2):
+        # Oracle: the level as one tile, each value for the pixels it is the mean of.
+        grid = TileGrid(ARCHITECTURE.geometry, ARCHITECTURE.geometry.input_size(36))
+        frame = Window((0, 0), (36, 36)).expand((grid.halo,) * 2)
+        constants = intensity_window(statistics(image), INTENSITY, z)
+        plane = read_mirrored(half[:, z], frame)
+        expected = Predictor(coarse.network).quantised(plane, grid, constants)[:, :35, :25]
+        enlarged = expected.repeat(2, axis=1).repeat(2, axis=2)[:, :70, :50]
+        assert np.abs(stored.array[:, z].astype(int) - enlarged).max() <= 1
+    # The small image has no such level.
+    assert entries["small"]["status"] == "failed"
+    assert (
+        "spacing of 0.1 x 0.1 µm (y x), the model was trained at 0.2 x 0.21"
+        in (entries["small"]["message"])
+    )
+    assert "prediction.spacing_tolerance" in entries["small"]["message"]
+
+
+@pytest.mark.parametrize("shard", [16, 64])
+def test_shards_and_parts_never_change_a_prediction_from_a_coarser_level(coarse, shard):
+    tile = ARCHITECTURE.geometry.input_size(8)
+    whole = coarse.predict(tile=tile)["large"]["digest"]
+    shutil.rmtree(coarse.root / "predict")
+    storage = {**STORAGE, "shard": shard}
+    coarse.open(storage=storage, tile=tile)
+    for number in (2, 1):
+        coarse.part(number, 2, storage=storage, tile=tile)
+    assert coarse.predict(storage=storage, tile=tile, opened=True)["large"]["digest"] == whole
+
+
+def test_a_level_whose_lattice_does_not_fit_the_shards_is_refused(coarse):
+    storage = {"chunk": 4, "shard": 4, "smallest_level": 16}
+    assert "is no multiple of 8 px" in coarse.predict(storage=storage)["large"]["message"]
+
+
+def test_a_tolerance_takes_any_image_as_it_is(coarse):
+    entries = coarse.predict(spacing_tolerance=9.0)
+    assert [entries[name]["level"] for name in ("large", "small")] == [0, 0]

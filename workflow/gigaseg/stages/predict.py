@@ -19,7 +19,7 @@ import numpy as np
 from ..blockwise import map_blocks
 from ..classes import NAMES
 from ..digests import volume_digest
-from ..geometry import Window
+from ..geometry import Window, read_mirrored
 from ..inference import Predictor, check_ensemble, prepare
 from ..intensity import intensity_window
 from ..lanes import Lane, open_lane
@@ -36,6 +36,7 @@ from ..runtime import (
     has_native_bfloat16,
     keep_freed_memory,
 )
+from ..scales import Spacing, choose_level
 from ..tiling import TileGrid, check_tile, choose_tile, tile_memory_gb
 from ..unet import Architecture, UNet
 from ..volumes import Volume, commit_image, open_volume, shard_extent
@@ -155,6 +156,8 @@ class Model:
         Content of the model file; of several, of the first.
     identity : mapping
         What tells it from other models: ``model`` and ``weights``, of an ensemble lists.
+    spacings : sequence of sequence of (z, y, x)
+        Of each network those of the samples it was trained on, in µm.
     """
 
     networks: tuple[UNet, ...]
@@ -162,6 +165,7 @@ class Model:
     lane: Lane
     metadata: Mapping[str, Any]
     identity: Mapping[str, Any]
+    spacings: Sequence[Sequence[Spacing]] = ()
 
     @property
     def architecture(self) -> Architecture:
@@ -212,7 +216,8 @@ def load(
         identity = {key: [own[key] for own in identities] for key in identity}
     lane = open_lane(runtime.device, threads=threads, index=index)
     ready = tuple(prepare(network, lane.device) for network in networks)
-    return Model(ready, runtime, lane, every[0], identity)
+    spacings = [own.get("spacings") or [own["spacing"]] for own in every]
+    return Model(ready, runtime, lane, every[0], identity, spacings)
 
 
 def description_of(path: Path) -> Path:
@@ -243,6 +248,8 @@ class Task:
     model : Model
     settings : mapping
         As for `run`.
+    level : int
+        Of the image's pyramid, at which the network sees objects in the size it has learned.
     choices : Choices
     made_from : mapping
         Fingerprint of the result.
@@ -252,6 +259,7 @@ class Task:
     store: Path
     model: Model
     settings: Mapping[str, Any]
+    level: int
     choices: Choices
     made_from: Mapping[str, Any]
 
@@ -269,19 +277,22 @@ class Task:
         Raises
         ------
         ValueError
-            If the image has another number of channels than the model, or no grid of tiles fits.
+            If the image has another number of channels than the model, if it has no level of a
+            spacing the model was trained at, or if no grid of tiles fits.
         """
         volume = open_volume(image["store"])
         _check_channels(volume, model)
-        made_from = partial(_fingerprint, image, model, settings, code)
-        choices = _choose(volume, model, settings)
+        level = _choose_level(volume, model, settings["prediction"])
+        made_from = partial(_fingerprint, image, model, settings, code, level)
+        extent = _extent(volume, level, model, settings["storage"])
+        choices = _choose(volume.levels[level].shape[-3:], extent, model, settings)
         recorded = _recorded(store)
         kept = _kept(choices, recorded, model, settings["prediction"])
         if kept != choices and made_from(kept) == recorded:
             logger.info("%s: going on with %s, as it was begun", store, kept)
             choices = kept
         _tell(store, choices, model)
-        return cls(volume, store, model, settings, choices, made_from(choices))
+        return cls(volume, store, model, settings, level, choices, made_from(choices))
 
     @property
     def is_open(self) -> bool:
@@ -304,6 +315,7 @@ class Task:
             "channels": self.model.channels,
             "tile": self.choices.tile,
             "step": self.grid.step,
+            "level": self.level,
             "precision": self.choices.precision,
         }
 
@@ -324,13 +336,16 @@ class Task:
         choices, block = asdict(self.choices), pyramid.shards[-2:]
         construction.note(device=self.model.runtime.device, workers=workers, **choices)
         first = cache(partial(construction.note, hardware=hardware_name(self.model.lane.device)))
+        function, halo, step = self._block_function(first), self.grid.halo, self.grid.step
+        if self.level:
+            function, halo, step = self._enlarge(function), 0, step * 2**self.level
         map_blocks(
-            self._block_function(first),
-            [self.volume.array],
+            function,
+            [] if self.level else [self.volume.array],
             [pyramid],
             block=(1, *block),
-            halo=(0, self.grid.halo, self.grid.halo),
-            align=(1, self.grid.step, self.grid.step),
+            halo=(0, halo, halo),
+            align=(1, step, step),
             located=True,
             ledger=construction.ledger("0"),
             workers=self._blocks_at_once(block, workers),
@@ -363,7 +378,7 @@ class Task:
         """Threads of a CPU are kept busy by few large blocks, of which each takes memory."""
         if self.model.runtime.device != "cpu":
             return workers
-        tiles = prod(-(-n // self.grid.step) for n in block)
+        tiles = prod(-(-(n >> self.level) // self.grid.step) for n in block)
         return min(workers, 1 - (-self.model.lane.ahead // tiles))
 
     def _block_function(self, before: Callable[[], None]) -> Callable[..., np.ndarray]:
@@ -386,6 +401,19 @@ class Task:
 
         return predict
 
+    def _enlarge(self, predict: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        """Predict from the coarser level; a value stands for all voxels that its pixel is of."""
+        array, factor, halo = self.volume.levels[self.level], 2**self.level, self.grid.halo
+        align = (1, self.grid.step * factor, self.grid.step * factor)
+
+        def enlarged(inner: tuple[slice, ...], window: Window) -> np.ndarray:
+            whole = window.align(align)
+            start, stop = ((z, y // factor, x // factor) for z, y, x in (whole.start, whole.stop))
+            data = read_mirrored(array, Window(start, stop).expand((0, halo, halo)))
+            return predict(data, inner, window).repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+        return enlarged
+
 
 def _check_channels(volume: Volume, model: Model) -> None:
     expected = model.architecture.in_channels
@@ -397,10 +425,36 @@ def _check_channels(volume: Volume, model: Model) -> None:
         )
 
 
-def _choose(volume: Volume, model: Model, settings: Mapping[str, Any]) -> Choices:
-    """Settle what is automatic for this volume on this machine."""
+def _choose_level(volume: Volume, model: Model, prediction: Mapping[str, Any]) -> int:
+    levels = {
+        choose_level(volume.spacing, len(volume.levels), own, prediction["spacing_tolerance"])
+        for own in model.spacings
+    }
+    if len(levels) > 1:
+        raise ValueError(
+            f"the models of the ensemble were trained at spacings so different that they would "
+            f"read levels {sorted(levels)} of the image: use them in experiments of their own"
+        )
+    return levels.pop()
+
+
+def _extent(volume: Volume, level: int, model: Model, storage: Mapping[str, Any]) -> int:
+    """Return the extent of a block in pixels of the level that is predicted."""
+    shard, lattice = shard_extent(volume.shape, storage), model.architecture.geometry.lattice
+    if shard % (lattice << level):
+        raise ValueError(
+            f"the image is to be predicted at level {level} of its pyramid, but storage.shard, "
+            f"{shard} px, is no multiple of {lattice << level} px: choose one that is"
+        )
+    return shard >> level
+
+
+def _choose(
+    shape: tuple[int, ...], extent: int, model: Model, settings: Mapping[str, Any]
+) -> Choices:
+    """Settle what is automatic for a volume of this shape and such blocks on this machine."""
     architecture, prediction = model.architecture, settings["prediction"]
-    plane, block = volume.shape[1:], (shard_extent(volume.shape, settings["storage"]),) * 2
+    plane, block = shape[1:], (extent,) * 2
     device, tile = model.runtime.device, prediction["tile"]
     if tile == "auto":
         tile = choose_tile(
@@ -414,7 +468,7 @@ def _choose(volume: Volume, model: Model, settings: Mapping[str, Any]) -> Choice
     else:
         check_tile(architecture.geometry, tile, plane, block)
     step = architecture.geometry.step(tile)
-    tiles = volume.shape[0] * prod(-(-n // step) for n in plane)
+    tiles = shape[0] * prod(-(-n // step) for n in plane)
     pays = device == "cuda" and tiles >= COMPILE_FROM
     compiled = {"auto": pays, "always": True, "never": False}[prediction["compile"]]
     return Choices(tile, model.runtime.precision, compiled)
@@ -451,10 +505,12 @@ def _fingerprint(
     model: Model,
     settings: Mapping[str, Any],
     code: str,
+    level: int,
     choices: Choices,
 ) -> dict[str, Any]:
     """Collect what decides the stored values; the device and the number of threads do not."""
     chosen = {key: settings["prediction"][key] for key in ("batch", "symmetries", "checkpoint")}
+    chosen["level"] = level
     return fingerprint(
         code=code,
         settings={"prediction": chosen | asdict(choices), "storage": settings["storage"]},

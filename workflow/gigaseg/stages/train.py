@@ -154,6 +154,7 @@ def _train(
         "class_weights": class_weights.tolist(),
         "channels": lesson.channels,
         "spacing": lesson.spacing,
+        "spacings": lesson.spacings,
         "samples": lesson.identities,
         "left_out": lesson.left_out,
         **{key: training[key] for key in ("device", "precision")},
