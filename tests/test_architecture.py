@@ -27,13 +27,13 @@ GROUPS = {
     "calibration measures scales",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks models",
-    "network": "unet runtime lanes patches checkpoints training inference loading",
+    "network": "unet runtime lanes patches checkpoints training inference loading ensembles",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "addresses choices figures layers outlook views viewer sections pictures summaries "
     "comparison charts spreads foresight glossary proof page baseline headlines pairs scoretable "
-    "standings scoreboard",
+    "standings scoreboard modelcards",
     "workflow": "settings schema samples folds lineage roster plan briefs provenance logs lock "
     "termination",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gigaseg.ensembles import Model
 from gigaseg.geometry import Window, read_mirrored
 from gigaseg.inference import Predictor, predict_image, prepare
 from gigaseg.intensity import measure
@@ -25,6 +26,7 @@ STORAGE = {"chunk": 256, "shard": 1024, "smallest_level": 256}
 INTENSITY = {"method": "percentile", "low": 1.0, "high": 99.8, "per": "volume"}
 PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1, "checkpoint": "best"}
 PREDICTION |= {"compile": "never", "device": "cpu", "precision": "float32"}
+PREDICTION |= {"spacing_tolerance": 0.1}
 
 PAPER = 1_468_000  # operations per output pixel of the paper's network, context not counted
 
@@ -93,7 +95,8 @@ def converted(image, store):
 def model_of(model, device, precision):
     runtime, lane = Runtime(device, precision), open_lane(device, threads=1)
     metadata = {"intensity": INTENSITY, "target": "foreground"}
-    return predict.Model(model, runtime, lane, metadata, {"model": "random"})
+    identity = {"model": "random"}
+    return Model((model,), runtime, lane, metadata, identity, [[(1, 1, 1)]])
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Seams of a stored prediction: right ones pass, every kind of wrong one is found."""
 
 import json
+import re
 from hashlib import sha256
 
 import numpy as np
@@ -10,10 +11,11 @@ import zarr
 from gigaseg.geometry import UNetGeometry
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.manifests import read_manifest, write_manifest
+from gigaseg.pyramids import write_pyramid
 from gigaseg.seams import Layout, audit_size, compare, draw_windows
 from gigaseg.stages import audit_seams, predict
 from gigaseg.unet import Architecture, UNet
-from gigaseg.volumes import commit_image, create_array
+from gigaseg.volumes import commit_image, create_array, open_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -367,3 +369,21 @@ def test_a_store_deleted_by_hand_is_named(project):
     entry = project.audit()["a"]
     assert entry["status"] == "failed"
     assert "is unfinished: make it again" in entry["message"]
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_a_prediction_from_a_coarser_level_is_audited_there(tmp_path, spoil):
+    project = Project(tmp_path, a=(1, 300, 221))
+    store = tmp_path / "convert/d/a.ome.zarr"
+    facts, levels = open_volume(store).attributes, write_pyramid(store, storage=STORAGE)
+    commit_image(store, spacing=(1, 0.5, 0.5), levels=levels, channel_names=["a"], attributes=facts)
+    project.predict()
+    probabilities = project.probabilities("a")
+    assert read_manifest(project.predicted)["samples"][0]["level"] == 1
+    if spoil:
+        probabilities[:, :, 128:256] = shake(3)(probabilities[:, :, 128:256])
+    entry = project.audit(windows=8)["a"]
+    assert entry["status"] == ("failed" if spoil else "done"), entry["message"]
+    if spoil:
+        place = re.search(r"\(z, y, x\) = \(\d+, (\d+), \d+\)", entry["message"])
+        assert 128 <= int(place[1]) < 256

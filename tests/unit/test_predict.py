@@ -11,6 +11,7 @@ import pytest
 import torch
 from gigaseg import blockwise, runtime
 from gigaseg.digests import volume_digest
+from gigaseg.ensembles import Model, load
 from gigaseg.geometry import Window, blocks, read_mirrored
 from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
@@ -491,7 +492,7 @@ def test_the_digest_is_that_of_the_stored_values(project):
 
 def compiles(asked, device, side):
     def model(device):
-        return predict.Model((UNet(ARCHITECTURE),), Runtime(device, "float32"), None, {}, {})
+        return Model((UNet(ARCHITECTURE),), Runtime(device, "float32"), None, {}, {}, [])
 
     prediction = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "compile": asked}
     settings = {"prediction": prediction, "storage": STORAGE}
@@ -526,7 +527,7 @@ def test_few_large_blocks_are_in_hand_at_once(project, device, threads, shard, e
     task = predict.Task.of(
         read_entries(project.given["convert"])["large"],
         project.root / "store",
-        predict.load(project.given["train"], project.settings()["prediction"], threads=threads),
+        load(project.given["train"], project.settings()["prediction"], threads=threads),
         project.settings(tile=ARCHITECTURE.geometry.input_size(16)),
         "1",
     )

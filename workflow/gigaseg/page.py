@@ -16,6 +16,7 @@ from .charts import draw_curves, learning_charts
 from .choices import describe_choices
 from .comparison import describe_key
 from .foresight import compare_forecast
+from .modelcards import describe_models
 from .outlook import amount
 from .proof import build_proof
 from .scoreboard import build_scoreboard
@@ -64,6 +65,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("pictures", "Where it goes wrong"),
         ("spreads", "Sizes and probabilities"),
         ("training", "Training"),
+        ("models", "Models"),
         ("proof", "Proof"),
         ("data", "Data"),
         ("samples", "All samples"),
@@ -72,6 +74,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     absent = {"failures": not context["failures"], "samples": not context["sample_rows"]}
     absent["baseline"] = context["baseline"] is None
+    absent["models"] = not context["cards"]
     absent["tuning"] = not context["tuning"]
     absent["spreads"] = not context["sizes"] and not context["calibrations"]
     return [(name, title) for name, title in sections if not absent.get(name, False)]
@@ -96,7 +99,8 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "tuning": describe_choices(results.tuned),
         "sizes": size_charts(results, kinds_of_objects(settings)),
         "calibrations": reliability_charts(results.scores),
-        **_training(results.models),
+        **_training([model for model in results.models if not model.brought]),
+        "cards": describe_models(results),
         "proof": build_proof(results),
         "datasets": _datasets(results),
         **_sample_table(results.scores),

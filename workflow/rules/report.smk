@@ -19,6 +19,7 @@ rule report:
                 "experiments.html.jinja",
                 "baseline.html.jinja",
                 "tuning.html.jinja",
+                "models.html.jinja",
                 "report.css",
                 "report.js",
             )

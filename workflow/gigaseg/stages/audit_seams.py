@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ensembles import Model, load
 from ..geometry import UNetGeometry, Window, read_mirrored
 from ..inference import Predictor
 from ..intensity import intensity_window
@@ -17,7 +18,6 @@ from ..seams import STEPS, Difference, Layout, Straddle, audit_size, compare, dr
 from ..tiling import TileGrid
 from ..volumes import Volume, open_volume, shard_extent
 from . import Row, read_entries, run_lot
-from .predict import Model, load
 
 NO_SEAM = "no seam: one tile holds a plane"
 NOT_DRAWN = "not drawn: the windows lie in other samples of the lot"

@@ -17,28 +17,20 @@ from typing import Any
 import numpy as np
 
 from ..blockwise import map_blocks
-from ..classes import NAMES
 from ..digests import volume_digest
+from ..ensembles import Model, load
 from ..geometry import Window, read_mirrored
-from ..inference import Predictor, check_ensemble, prepare
+from ..inference import Predictor
 from ..intensity import intensity_window
-from ..lanes import Lane, open_lane
 from ..ledger import BOOKS, Construction, digest, fingerprint
-from ..loading import load_model
-from ..manifests import read_manifest
-from ..models import check_together
 from ..pyramids import Pyramid, create_pyramid
 from ..runtime import (
     Precision,
     Runtime,
-    choose_runtime,
     hardware_name,
     has_native_bfloat16,
-    keep_freed_memory,
 )
-from ..scales import Spacing, choose_level
 from ..tiling import TileGrid, check_tile, choose_tile, tile_memory_gb
-from ..unet import Architecture, UNet
 from ..volumes import Volume, commit_image, open_volume, shard_extent
 from . import Row, read_entries, run_lot, share_threads
 
@@ -141,92 +133,6 @@ def predict_sample(task: "Task", *, workers: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained network or an ensemble, ready to predict, with what is known about it.
-
-    Attributes
-    ----------
-    networks : tuple of UNet
-        Whose probabilities are averaged.
-    runtime : Runtime
-        What ``auto`` means on this machine.
-    lane : Lane
-        Where they compute.
-    metadata : mapping
-        Content of the model file; of several, of the first.
-    identity : mapping
-        What tells it from other models: ``model`` and ``weights``, of an ensemble lists.
-    spacings : sequence of sequence of (z, y, x)
-        Of each network those of the samples it was trained on, in µm.
-    """
-
-    networks: tuple[UNet, ...]
-    runtime: Runtime
-    lane: Lane
-    metadata: Mapping[str, Any]
-    identity: Mapping[str, Any]
-    spacings: Sequence[Sequence[Spacing]] = ()
-
-    @property
-    def architecture(self) -> Architecture:
-        """Shape of the network."""
-        return self.networks[0].architecture
-
-    @property
-    def channels(self) -> list[str]:
-        """Names of the classes whose probabilities are stored: all but the background."""
-        return list(NAMES[self.metadata["target"]][1:])
-
-
-def load(
-    train: Sequence[Path], prediction: Mapping[str, Any], *, threads: int, index: int = 0
-) -> Model:
-    """Load models onto the device of the settings.
-
-    Parameters
-    ----------
-    train : sequence of Path
-        Manifests of trainings, or model files.
-    prediction : mapping
-        Section of the settings.
-    threads : int
-        Threads that run the network on a CPU.
-    index : int
-        Which GPU to take, if there are several.
-
-    Raises
-    ------
-    ValueError
-        If one cannot be loaded, or they differ in what an ensemble must agree in.
-    """
-    runtime = choose_runtime(prediction, "prediction")
-    if runtime.device == "cpu":
-        keep_freed_memory()  # before PyTorch starts threads
-    checkpoint = prediction["checkpoint"]
-    loaded = [load_model(description_of(path), checkpoint) for path in train]
-    networks, every = zip(*loaded, strict=True)
-    check_ensemble([network.architecture for network in networks])
-    for own in every[1:]:
-        check_together(every[0], own)
-    identities = [
-        {"model": own["fingerprint"], "weights": own["sha256"][checkpoint]} for own in every
-    ]
-    identity: dict[str, Any] = identities[0]
-    if len(identities) > 1:
-        identity = {key: [own[key] for own in identities] for key in identity}
-    lane = open_lane(runtime.device, threads=threads, index=index)
-    ready = tuple(prepare(network, lane.device) for network in networks)
-    spacings = [own.get("spacings") or [own["spacing"]] for own in every]
-    return Model(ready, runtime, lane, every[0], identity, spacings)
-
-
-def description_of(path: Path) -> Path:
-    """Return where the model file lies that a manifest of a training points to, or is itself."""
-    trained = read_manifest(path) if path.is_file() else {}
-    return path.parent / trained["model"] if trained.get("stage") == "train" else path
-
-
-@dataclass(frozen=True)
 class Choices:
     """What ``auto`` means for one volume: settled when its store is opened, and recorded in it."""
 
@@ -282,7 +188,8 @@ class Task:
         """
         volume = open_volume(image["store"])
         _check_channels(volume, model)
-        level = _choose_level(volume, model, settings["prediction"])
+        tolerance = settings["prediction"]["spacing_tolerance"]
+        level = model.choose_level(volume.spacing, len(volume.levels), tolerance)
         made_from = partial(_fingerprint, image, model, settings, code, level)
         extent = _extent(volume, level, model, settings["storage"])
         choices = _choose(volume.levels[level].shape[-3:], extent, model, settings)
@@ -423,19 +330,6 @@ def _check_channels(volume: Volume, model: Model) -> None:
             f"choose the same channels for both (datasets: channels), or train an experiment on "
             f"images like this one"
         )
-
-
-def _choose_level(volume: Volume, model: Model, prediction: Mapping[str, Any]) -> int:
-    levels = {
-        choose_level(volume.spacing, len(volume.levels), own, prediction["spacing_tolerance"])
-        for own in model.spacings
-    }
-    if len(levels) > 1:
-        raise ValueError(
-            f"the models of the ensemble were trained at spacings so different that they would "
-            f"read levels {sorted(levels)} of the image: use them in experiments of their own"
-        )
-    return levels.pop()
 
 
 def _extent(volume: Volume, level: int, model: Model, storage: Mapping[str, Any]) -> int:

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..ensembles import load
 from ..ledger import Construction
 from . import Row, read_entries, run_lot
-from .predict import Task, load, store_of
+from .predict import Task, store_of
 
 
 def run(

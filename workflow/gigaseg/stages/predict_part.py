@@ -5,12 +5,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..ensembles import load
 from ..geometry import blocks
 from ..ledger import Construction
 from ..tiling import share_blocks
 from ..volumes import shard_extent
 from . import Row, read_entries, run_lot, share_threads
-from .predict import Task, load, store_of
+from .predict import Task, store_of
 
 Start = tuple[int, ...]
 
