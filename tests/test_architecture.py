@@ -33,7 +33,7 @@ GROUPS = {
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "addresses choices figures layers outlook views viewer sections pictures summaries "
     "comparison charts spreads foresight glossary proof page baseline headlines pairs scoretable "
-    "standings scoreboard modelcards",
+    "standings scoreboard modelcards crossed",
     "workflow": "settings schema samples folds lineage roster plan briefs provenance logs lock "
     "termination",
 }

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def peak():
 
 before, folder = peak(), Path(sys.argv[1])
 predict.run(
-    manifest=folder / "predict.json", convert=folder / "convert.json", train=folder / "train.json",
+    manifest=folder / "predict.json", convert=folder / "convert.json",
+    train=[folder / "train.json"],
     settings=json.loads(sys.argv[2]), code="1", threads=int(sys.argv[3]),
 )
 print(json.dumps([before, peak()]))
@@ -286,9 +288,13 @@ def project(folder, image, model):
         {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "best.safetensors"
     )
     metadata = {"architecture": model.architecture.to_dict(), "intensity": INTENSITY}
-    metadata |= {"target": "foreground", "weights": {"best": "best.safetensors"}}
+    metadata |= {"target": "foreground", "weights": {"best": "best.safetensors"}, "format": 1}
+    content = (folder / "best.safetensors").read_bytes()
+    metadata |= {"sha256": {"best": sha256(content).hexdigest()}, "spacing": [1, 1, 1]}
+    metadata |= {"channels": 1, "classes": ["background", "foreground"]}
+    metadata |= {"fingerprint": "model", "samples": {}, "scores": {}}
     Path(folder / "model.json").write_text(json.dumps(metadata))
-    write_manifest(folder / "train.json", {"model": "model.json", "fingerprint": "model"})
+    write_manifest(folder / "train.json", {"stage": "train", "model": "model.json"})
     prediction = PREDICTION | {"precision": precision}
     told = {"lot": "d-0", "samples": [row], "experiment": "e", "fold": 0}
     return told | {"prediction": prediction, "storage": STORAGE}

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from gigaseg.calibration import CalibrationCounts
 from gigaseg.comparison import format_score, main_metric
+from gigaseg.crossed import cross_thresholds
 from gigaseg.fingerprints import digest as text_digest
 from gigaseg.glossary import METRICS
 from gigaseg.ledger import canonical_json
@@ -200,6 +201,74 @@ def write_model(root, experiment, seed=0):
         folder.parent / "fold-0.json",
         {"stage": "train", "experiment": experiment, "fold": 0, "train": ["a/b", "a/c"]},
     )
+
+
+def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
+    root = write_results(tmp_path, samples=1)
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    says = {
+        "architecture": {
+            "in_channels": 1,
+            "classes": 2,
+            "depth": 2,
+            "width": 8,
+            "padding": "valid",
+        },
+        "channels": 1,
+        "classes": ["background", "foreground"],
+        "fingerprint": "f00d" * 16,
+        "intensity": {"method": "none"},
+        "parameters": 28000,
+        "samples": {"train": {"em/a": "a" * 64, "em/b": "b" * 64}, "validation": {}},
+        "scores": {"best": {"step": 90, "loss": 0.25, "dice": None}},
+        "settings": {"training": {"steps": 100, "batch": 1, "tile": 92}},
+        "sha256": {"best": "5" * 64},
+        "spacings": [[1, 0.25, 0.25]],
+        "start_from": {"model": "0123456789abcdef", "weights": "9"},
+    }
+    (folder / "model.json").write_text(json.dumps(says))
+    page, _ = make(root, {"models": {"brought": [str(folder / "model.json")]}})
+    text = section(page, "models")
+    assert f"model: {folder}/model.json" in text
+    assert "brought, not trained here" in text
+    assert "2 samples (2 of em)" in text
+    assert "the weights of model 0123456789ab" in text
+    assert "1 × 0.25 × 0.25 µm" in text
+    assert "100 steps of 1 tile of 92 px" in text
+    assert "20 px to each side" in text
+    assert "em/a" in text
+    assert "say whose images it was trained on" in text
+    # Of a model of this run: what is known, where it lies, and its learning curve.
+    assert f"model: {root}/train/nuclei/fold-0/model.json" in text
+    assert "1,941,042" in text
+    # Its table of trainings does not list what was not trained.
+    assert "brought" not in section(page, "training")
+
+
+def test_thresholds_are_chosen_on_the_other_folds(tmp_path):
+    root = write_results(tmp_path, samples=1)
+    folds = [
+        sample_rows("nuclei", NAMES[k::3], seed=k, fold=str(k), split="validation")
+        for k in range(3)
+    ]
+    table = aggregate(pd.concat(folds))
+    write_scores(root, table)
+    [one] = cross_thresholds(table)
+    assert (one["experiment"], one["folds"]) == ("nuclei", 3)
+    row = next(row for row in one["rows"] if row["key"]["title"] == "V-Rand")
+    # Oracle: V-Rand of samples is their mean, so it can be read from the table.
+    rows = table[(table["metric"] == "v_rand") & (table["aggregation"] == "sample")]
+    rows = rows[rows["at"].notna()]
+    values = []
+    for fold in "012":
+        others = rows[rows["fold"] != fold].groupby("at")["value"].mean()
+        own = rows[rows["fold"] == fold].groupby("at")["value"].mean()
+        values.append(own[others.idxmax()])
+    assert row["chosen"] == pytest.approx(np.mean(values))
+    assert row["best"] >= row["chosen"] - 1e-12
+    page, _ = make(root)
+    assert "Thresholds of the map, cross-validated: nuclei" in section(page, "scores")
 
 
 def made_up_tally(quality, rng):

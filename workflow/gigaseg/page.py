@@ -15,6 +15,7 @@ from .benchmarks import duration, memory
 from .charts import draw_curves, learning_charts
 from .choices import describe_choices
 from .comparison import describe_key
+from .crossed import cross_thresholds
 from .foresight import compare_forecast
 from .modelcards import describe_models
 from .outlook import amount
@@ -96,6 +97,7 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "failures": list_failures(results.records),
         "remarks": list_remarks(results.records)[:MAXIMUM_ROWS],
         **build_scoreboard(results, settings.get("config", {}), labels),
+        "crossed": cross_thresholds(results.scores),
         "tuning": describe_choices(results.tuned),
         "sizes": size_charts(results, kinds_of_objects(settings)),
         "calibrations": reliability_charts(results.scores),

@@ -20,6 +20,7 @@ rule report:
                 "baseline.html.jinja",
                 "tuning.html.jinja",
                 "models.html.jinja",
+                "crossed.html.jinja",
                 "report.css",
                 "report.js",
             )
