@@ -132,10 +132,10 @@ def test_predict(bench, nuclei, tmp_path, times, precision, device):
 
     def loop():
         with torch.inference_mode(), model.runtime.autocast():
-            answers = [model.network(tile) for tile in tiles]
+            answers = [model.networks[0](tile) for tile in tiles]
         return [len(answers), float(answers[-1].flatten()[0])]  # waits for a GPU
 
-    model.network.to(device, memory_format=torch.channels_last)
+    model.networks[0].to(device, memory_format=torch.channels_last)
     facts, (computed, _) = bench.compare(
         stage,
         loop,
