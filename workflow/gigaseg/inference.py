@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .geometry import Window, read_mirrored
 from .lanes import Answer, Lane, Work, open_lane
@@ -93,7 +93,7 @@ class Predictor:
         self.batch = batch
         self.symmetries = SYMMETRIES[:symmetries]
         self.lane = open_lane(runtime.device) if lane is None else lane
-        self.networks = (network,) if isinstance(network, UNet) else tuple(network)
+        self.networks = (network,) if isinstance(network, nn.Module) else tuple(network)
         check_ensemble([network.architecture for network in self.networks])
         self._calls: list[Callable[[Tensor], Tensor]] = list(self.networks)
         if runtime.compiled:

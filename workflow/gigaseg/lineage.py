@@ -61,7 +61,9 @@ def _bring(
         )
         yield Problem((*where, "folds"), text)
     experiment["target"] = models[0]["target"]
-    experiment["network"] |= _network(models[0])
+    # Of keys that an older version did not know, the default is what it did.
+    usual = {key: part["default"] for key, part in _known_keys().items()}
+    experiment["network"] = usual | _network(models[0])
 
 
 def _start(where: Path_, experiment: Mapping[str, Any], file: str) -> Iterator[Problem]:
@@ -106,6 +108,10 @@ def _network(model: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in model["architecture"].items() if key not in OF_DATA}
 
 
+def _known_keys() -> dict[str, Any]:
+    return read_schema("config")["$defs"]["network"]["properties"]
+
+
 def _check_target(where: Path_, model: Mapping[str, Any], file: str) -> Iterator[Problem]:
     known = read_schema("config")["properties"]["experiments"]["additionalProperties"]
     targets = known["properties"]["target"]["enum"]
@@ -117,8 +123,7 @@ def _check_target(where: Path_, model: Mapping[str, Any], file: str) -> Iterator
 
 
 def _check_keys(where: Path_, model: Mapping[str, Any], file: str) -> Iterator[Problem]:
-    known = read_schema("config")["$defs"]["network"]["properties"]
-    if unknown := sorted(_network(model).keys() - known.keys()):
+    if unknown := sorted(_network(model).keys() - _known_keys().keys()):
         text = f"{file} has an architecture with {', '.join(unknown)}, of which this version of "
         yield Problem(where, f"{text}gigaseg knows nothing: use a newer one")
 

@@ -1,6 +1,7 @@
 """Model cards: what each network was trained on, what it is, how good, and how to use it again."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def _list(values: Mapping[str, Any]) -> str:
 def _context(architecture: Mapping[str, Any]) -> str:
     if not architecture:
         return ""
-    geometry = UNetGeometry(architecture["depth"], architecture["padding"])
+    known = {field.name for field in fields(UNetGeometry)}
+    geometry = UNetGeometry(**{k: v for k, v in architecture.items() if k in known})
     return f"{geometry.context} px to each side of a pixel decide about it"
 
 
