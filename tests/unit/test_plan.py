@@ -119,6 +119,7 @@ def test_a_row_says_where_its_files_are_and_what_they_hold():
             "labels": "instances",
             "objects": "plane",
             "channels": "all",
+            "planes": None,
             "ignore_label": None,
             "spacing": None,
         }

@@ -309,3 +309,36 @@ def test_a_model_that_is_brought_needs_something_to_predict(tmp_path):
     text += "b\tcells\ttest\tb.tif\tb.png\t\n"
     problems = complain(tmp_path, text, model="m.json", instances=tune)
     assert any(p.endswith("has no samples of cells with split validation") for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("cell", "made", "message"),
+    [
+        ("5-0", False, "sample 'a' is planes 5-0: the first comes first, as in 0-5"),
+        ("0-5", True, "sample 'a' is planes 0-5 of a file that is drawn"),
+        ("0:5", False, "planes: '0:5' does not match"),
+    ],
+)
+def test_planes_that_cannot_be_are_named(tmp_path, cell, made, message):
+    path = tmp_path / "samples.tsv"
+    for file in ("s.tif", "b.tif"):
+        (tmp_path / file).touch()
+    path.write_text(
+        "sample\tdataset\tsplit\timage\tlabel\tplanes\n"
+        f"a\tcells\ttrain\ts.tif\ts.tif\t{cell}\nb\tcells\tvalidation\tb.tif\tb.tif\t\n"
+    )
+    config = {
+        "samples": str(path),
+        "data_root": str(tmp_path),
+        "datasets": {"cells": {"phantom": {"kind": "nuclei"} if made else None}},
+        "experiments": {"one": {"datasets": ["cells"]}},
+    }
+    with pytest.raises(SettingsError) as error:
+        load(config, {})
+    [problem] = map(str, error.value.problems)
+    assert message in problem
+
+
+def test_planes_of_a_file_are_from_the_first_to_the_last():
+    assert Sample("a", "d", "train", "s.tif", planes="0-5").cut == (0, 6)
+    assert Sample("a", "d", "train", "s.tif").cut is None

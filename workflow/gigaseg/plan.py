@@ -401,6 +401,7 @@ class Plan:
             "split": row.split,
             "image": str(root / row.image),
             "label": str(root / row.label) if row.label else None,
+            "planes": row.cut,
             **{key: dataset[key] for key in ROW},
         }
 

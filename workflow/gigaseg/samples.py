@@ -16,7 +16,8 @@ class Sample:
     """A row of the sheet.
 
     An empty `label` means that there is no truth. Samples of one `group` are of one specimen, slide
-    or patient: too alike to learn from some and be judged by others.
+    or patient: too alike to learn from some and be judged by others. `planes`, such as ``0-5``, are
+    those of the files that are the sample; empty for all.
     """
 
     sample: str
@@ -25,6 +26,15 @@ class Sample:
     image: str
     label: str = ""
     group: str = ""
+    planes: str = ""
+
+    @property
+    def cut(self) -> tuple[int, int] | None:
+        """First plane, and the one behind the last; None for all."""
+        if not self.planes:
+            return None
+        first, last = map(int, self.planes.split("-"))
+        return first, last + 1
 
 
 def read_sheet(path: Path) -> tuple[list[Sample], list[Problem]]:
@@ -96,6 +106,7 @@ def check(samples: Sequence[Sample], settings: Mapping[str, Any], sheet: str) ->
     for dataset, facts in datasets.items():
         yield from _check_source(("datasets", str(dataset)), facts)
     for sample in samples:
+        yield from _check_planes(where, sample, datasets)
         if not sample.label and (use := _use_of_label(sample, datasets)):
             yield Problem(where, f"sample {sample.sample!r} is {use} and has no label")
         if sample.dataset in datasets and not is_made(datasets[sample.dataset]):
@@ -109,6 +120,18 @@ def _alike(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
         known = seen.setdefault((dataset, name.casefold()), name)
         if known != name:
             yield dataset, known, name
+
+
+def _check_planes(
+    where: tuple[str, ...], sample: Sample, datasets: Mapping[str, Any]
+) -> Iterator[Problem]:
+    if not sample.cut:
+        return
+    text = f"sample {sample.sample!r} is planes {sample.planes}"
+    if sample.cut[0] >= sample.cut[1]:
+        yield Problem(where, f"{text}: the first comes first, as in 0-5")
+    if datasets.get(sample.dataset, {}).get("phantom"):
+        yield Problem(where, f"{text} of a file that is drawn: draw a file for each sample")
 
 
 def _use_of_label(sample: Sample, datasets: Mapping[str, Any]) -> str:

@@ -131,6 +131,7 @@ def measure(told: Told, left: Sequence[Job]) -> Sizes:
 
 def _size(row: Mapping[str, Any], shape: Sequence[int], itemsize: int, segment: int = 0) -> Size:
     c, z, y, x = shape
+    z = min(z, row["planes"][1] - row["planes"][0]) if row["planes"] else z
     channels = c if row["channels"] == "all" else len(row["channels"])
     labels = row["labels"] if row["label"] else ""
     return Size((channels, z, y, x), itemsize, segment, labels, row["objects"])
