@@ -24,18 +24,19 @@ GROUPS = {
     "classes curves distances faces faults forest forecast fragments instances intensity "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
-    "calibration measures sizing centres tally nearest",
+    "calibration measures sizing centres tally nearest scales",
     # what was done, by whom, from what; nothing beyond the standard library
-    "books": "ledger lease manifests fingerprints disk benchmarks",
+    "books": "ledger lease manifests fingerprints disk benchmarks models",
     "network": "unet nested fcn networks runtime lanes patches rendering averaging optimisation "
-    "checkpoints replicas training inference depths",
+    "checkpoints replicas training inference depths loading ensembles",
     "blocks": "blockwise cluster cuts flooding splitting",
     "stores": "volumes pyramids shards ome digests census",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "addresses choices figures layers outlook views viewer sections pictures summaries "
     "comparison charts spreads foresight glossary proof page baseline headlines pairs scoretable "
-    "standings scoreboard",
-    "workflow": "settings schema samples plan briefs provenance logs lock termination",
+    "standings scoreboard modelcards crossed",
+    "workflow": "settings schema samples folds lineage roster plan briefs provenance logs lock "
+    "termination",
 }
 IMPORTABLE = {
     "pure": {"pure"},
@@ -58,7 +59,7 @@ PACKAGES = {
     | {"calibration", "measures", "nearest"},
     "torch": {"network"},
     "lightning": {"training", "replicas"},
-    "safetensors": {"checkpoints", "inference"},
+    "safetensors": {"checkpoints", "loading"},
     "dask": {"blocks"},
     "distributed": {"blocks"},
     "zarr": {"stores", "input"},

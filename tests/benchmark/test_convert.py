@@ -36,7 +36,13 @@ print(json.dumps([before, peak()]))
 
 def sheet(image):
     row = {"sample": "a", "dataset": "d", "split": "test", "image": str(image), "label": None}
-    row |= {"spacing": None, "labels": "instances", "objects": "plane", "channels": "all"}
+    row |= {
+        "spacing": None,
+        "labels": "instances",
+        "objects": "plane",
+        "planes": None,
+        "channels": "all",
+    }
     row |= {"ignore_label": None}
     return {"lot": "d-0000", "samples": [row], "storage": STORAGE}
 

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gigaseg.ensembles import Model
 from gigaseg.geometry import Window, read_mirrored
 from gigaseg.inference import Predictor, predict_image, prepare
 from gigaseg.intensity import measure
@@ -26,6 +28,7 @@ INTENSITY = {"method": "percentile", "low": 1.0, "high": 99.8, "per": "volume"}
 PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1, "depth": None}
 PREDICTION |= {"checkpoint": "best"}
 PREDICTION |= {"compile": "never", "device": "cpu", "precision": "float32"}
+PREDICTION |= {"spacing_tolerance": 0.1}
 
 PAPER = 1_468_000  # operations per output pixel of the paper's network, context not counted
 
@@ -45,7 +48,8 @@ def peak():
 
 before, folder = peak(), Path(sys.argv[1])
 predict.run(
-    manifest=folder / "predict.json", convert=folder / "convert.json", train=folder / "train.json",
+    manifest=folder / "predict.json", convert=folder / "convert.json",
+    train=[folder / "train.json"],
     settings=json.loads(sys.argv[2]), code="1", threads=int(sys.argv[3]),
 )
 print(json.dumps([before, peak()]))
@@ -94,7 +98,8 @@ def converted(image, store):
 def model_of(model, device, precision):
     runtime, lane = Runtime(device, precision), open_lane(device, threads=1)
     metadata = {"intensity": INTENSITY, "target": "foreground"}
-    return predict.Model(model, runtime, lane, metadata, {"model": "random"})
+    identity = {"model": "random"}
+    return Model((model,), runtime, lane, metadata, identity, [[(1, 1, 1)]])
 
 
 @pytest.fixture
@@ -128,10 +133,10 @@ def test_predict(bench, nuclei, tmp_path, times, precision, device):
 
     def loop():
         with torch.inference_mode(), model.runtime.autocast():
-            answers = [model.network(tile) for tile in tiles]
+            answers = [model.networks[0](tile) for tile in tiles]
         return [len(answers), float(answers[-1].flatten()[0])]  # waits for a GPU
 
-    model.network.to(device, memory_format=torch.channels_last)
+    model.networks[0].to(device, memory_format=torch.channels_last)
     facts, (computed, _) = bench.compare(
         stage,
         loop,
@@ -284,9 +289,13 @@ def project(folder, image, model):
         {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "best.safetensors"
     )
     metadata = {"architecture": model.architecture.to_dict(), "intensity": INTENSITY}
-    metadata |= {"target": "foreground", "weights": {"best": "best.safetensors"}}
+    metadata |= {"target": "foreground", "weights": {"best": "best.safetensors"}, "format": 1}
+    content = (folder / "best.safetensors").read_bytes()
+    metadata |= {"sha256": {"best": sha256(content).hexdigest()}, "spacing": [1, 1, 1]}
+    metadata |= {"channels": 1, "classes": ["background", "foreground"]}
+    metadata |= {"fingerprint": "model", "samples": {}, "scores": {}}
     Path(folder / "model.json").write_text(json.dumps(metadata))
-    write_manifest(folder / "train.json", {"model": "model.json", "fingerprint": "model"})
+    write_manifest(folder / "train.json", {"stage": "train", "model": "model.json"})
     prediction = PREDICTION | {"precision": precision}
     told = {"lot": "d-0", "samples": [row], "experiment": "e", "fold": 0}
     return told | {"prediction": prediction, "storage": STORAGE}

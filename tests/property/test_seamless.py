@@ -11,6 +11,7 @@ import pytest
 import torch
 from gigaseg.blockwise import map_blocks
 from gigaseg.digests import volume_digest
+from gigaseg.ensembles import Model
 from gigaseg.geometry import UNetGeometry, Window
 from gigaseg.inference import SYMMETRIES, Predictor, predict_image, prepare
 from gigaseg.intensity import measure
@@ -281,11 +282,13 @@ def task(image, store, model, *, shard, threads=1, tile=None):
     geometry = model.architecture.geometry
     prediction = {"tile": tile or geometry.input_size(STEP), "memory_gb": 1.0, "batch": 1}
     prediction |= {"symmetries": 1, "checkpoint": "best", "precision": "auto", "compile": "auto"}
+    prediction["spacing_tolerance"] = 0.1
     storage = {"chunk": 16, "shard": shard, "smallest_level": 16}
     settings = {"prediction": prediction, "storage": storage, "experiment": "e", "fold": 0}
     intensity = {"method": "percentile", "low": 1.0, "high": 99.8, "per": "plane"}
     metadata = {"intensity": intensity, "target": "foreground"}
-    loaded = predict.Model(model, Runtime("cpu", "float32"), CpuLane(threads), metadata, {})
+    runtime, spacings = Runtime("cpu", "float32"), [[(1, 1, 1)]]
+    loaded = Model((model,), runtime, CpuLane(threads), metadata, {}, spacings)
     return predict.Task.of(image, store, loaded, settings, "code")
 
 

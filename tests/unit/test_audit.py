@@ -326,3 +326,27 @@ def test_a_choice_by_earlier_maps_is_named(folder):
     folder.edit("tune", change)
     assert "b was made from another result of predict than there is now" in folder.message()
     assert folder.message().endswith(f"--forcerun {folder.path('tune')}")
+
+
+def test_models_that_were_brought_are_compared_too(folder):
+    kept = folder.root / "kept.json"
+    kept.write_text(json.dumps({"fingerprint": read_manifest(folder.path("train"))["fingerprint"]}))
+    train = str(folder.path("train"))
+    jobs = [job for job in folder.jobs if job["stage"] != "train"]
+    jobs = [
+        job | {"inputs": [str(kept) if path == train else path for path in job["inputs"]]}
+        for job in jobs
+    ]
+    manifest = folder.root / "audit" / "now.json"
+    told = {"jobs": jobs, "models": [str(kept)]}
+    audit.run(manifest=manifest, settings=told, code="c0de", threads=1)
+    assert manifest.exists()
+    kept.write_text(json.dumps({"fingerprint": "of another model"}))
+    with pytest.raises(RuntimeError, match="a was made from another result of train than there is"):
+        audit.run(manifest=manifest, settings=told, code="c0de", threads=1)
+
+
+@pytest.mark.parametrize(("names", "expected"), [("a", "a"), ("ba", ["b", "a"])])
+def test_an_ensemble_is_all_its_models_in_order(names, expected):
+    contents = {name: {"stage": "train", "fingerprint": name} for name in "ab"}
+    assert audit._find(contents, {"inputs": list(names)}, "train") == {None: expected}

@@ -1,6 +1,8 @@
 """Seams of a stored prediction: right ones pass, every kind of wrong one is found."""
 
 import json
+import re
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -9,10 +11,11 @@ import zarr
 from gigaseg.geometry import UNetGeometry
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.manifests import read_manifest, write_manifest
+from gigaseg.pyramids import write_pyramid
 from gigaseg.seams import Layout, audit_size, compare, draw_windows
 from gigaseg.stages import audit_seams, predict
 from gigaseg.unet import Architecture, UNet
-from gigaseg.volumes import commit_image, create_array
+from gigaseg.volumes import commit_image, create_array, open_volume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -29,6 +32,7 @@ PREDICTION = {
     "checkpoint": "best",
     "depth": None,
     "compile": "never",
+    "spacing_tolerance": 0.1,
 }
 
 
@@ -160,9 +164,18 @@ class Project:
         folder = self.root / "train/e/fold-0"
         folder.mkdir(parents=True, exist_ok=True)
         save_file(model.state_dict(), folder / "best.safetensors")
+        content = (folder / "best.safetensors").read_bytes()
         metadata = {
+            "format": 1,
             "architecture": model.architecture.to_dict(),
+            "channels": 1,
+            "classes": ["background", "foreground"],
+            "fingerprint": "model",
             "intensity": INTENSITY,
+            "samples": {},
+            "scores": {},
+            "sha256": {"best": sha256(content).hexdigest()},
+            "spacing": [1, 1, 1],
             "target": "foreground",
             "weights": {"best": "best.safetensors"},
         }
@@ -185,7 +198,7 @@ class Project:
     def inputs(self):
         return {
             "convert": self.root / "convert/d-0000.json",
-            "train": self.root / "train/e/fold-0.json",
+            "train": [self.root / "train/e/fold-0.json"],
         }
 
     @property
@@ -357,3 +370,21 @@ def test_a_store_deleted_by_hand_is_named(project):
     entry = project.audit()["a"]
     assert entry["status"] == "failed"
     assert "is unfinished: make it again" in entry["message"]
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_a_prediction_from_a_coarser_level_is_audited_there(tmp_path, spoil):
+    project = Project(tmp_path, a=(1, 300, 221))
+    store = tmp_path / "convert/d/a.ome.zarr"
+    facts, levels = open_volume(store).attributes, write_pyramid(store, storage=STORAGE)
+    commit_image(store, spacing=(1, 0.5, 0.5), levels=levels, channel_names=["a"], attributes=facts)
+    project.predict()
+    probabilities = project.probabilities("a")
+    assert read_manifest(project.predicted)["samples"][0]["level"] == 1
+    if spoil:
+        probabilities[:, :, 128:256] = shake(3)(probabilities[:, :, 128:256])
+    entry = project.audit(windows=8)["a"]
+    assert entry["status"] == ("failed" if spoil else "done"), entry["message"]
+    if spoil:
+        place = re.search(r"\(z, y, x\) = \(\d+, (\d+), \d+\)", entry["message"])
+        assert 128 <= int(place[1]) < 256

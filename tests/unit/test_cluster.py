@@ -156,7 +156,7 @@ def test_convert_on_a_cluster_leaves_the_same_files(tmp_path, scheduler, labels)
     image = np.random.default_rng(0).integers(0, 200, (2, 60, 50)).astype("u1")
     for name, values in (("image", image), ("label", (image > 120).astype("u1"))):
         tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="minisblack")
-    row = {**ROW, "labels": labels, "channels": "all", "ignore_label": None}
+    row = {**ROW, "labels": labels, "planes": None, "channels": "all", "ignore_label": None}
     row |= {name: str(tmp_path / f"{name}.tif") for name in ("image", "label")}
     for name, address in (("here", None), ("there", scheduler)):
         convert_stage.run(

@@ -53,7 +53,7 @@ class Lab:
 
 def row(image, label=None, **changes):
     standard = {"sample": "a", "dataset": "set", "split": "train", "spacing": None}
-    standard |= {"labels": "instances", "objects": "plane", "channels": "all"}
+    standard |= {"labels": "instances", "objects": "plane", "planes": None, "channels": "all"}
     standard |= {"ignore_label": None}
     return {**standard, "image": image, "label": label, **changes}
 
@@ -73,6 +73,25 @@ def test_image_truth_facts_and_attributes(lab, rng):
     assert volume.spacing == truth.spacing == (2, 0.5, 0.5)
     assert volume.attributes["fingerprint"] == entry["fingerprint"]
     assert set(volume.attributes["inputs"]) == {"image", "label"}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_sample_may_be_some_planes_of_its_files(lab, rng, threads):
+    data, ids = (rng.integers(1, 9, (7, 30, 40)).astype("u2") for _ in range(2))
+    image = lab.write("a.tif", data, compression="zlib", rowsperstrip=8)
+    label = lab.write("l.tif", ids)
+    (entry,) = lab.convert(row(image, label, planes=[2, 5]), threads=threads)
+    assert entry["shape"] == [1, 3, 30, 40]
+    np.testing.assert_array_equal(open_volume(lab.store()).array[0], data[2:5])
+    truth = open_volume(lab.store(), "truth").array[:]
+    for z in range(3):  # the objects of planes have ids of their own
+        pairs = set(zip(ids[2 + z].ravel(), truth[z].ravel(), strict=True))
+        assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+    first = entry["fingerprint"]
+    assert lab.convert(row(image, label, planes=[3, 6]))[0]["fingerprint"] != first
+    (entry,) = lab.convert(row(image, label, planes=[5, 8]))
+    assert entry["status"] == "failed"
+    assert "has 7 planes, numbered 0 to 6: planes 5-7 are not among them" in entry["message"]
 
 
 def test_file_spacing_is_used_where_the_sheet_has_none(lab, rng):

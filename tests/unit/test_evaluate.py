@@ -405,13 +405,13 @@ def fold_rows(root, names, fold, seed):
     lot = Lot(root / f"fold-{fold}")
     for i, name in enumerate(names):
         lot.sample(name, *noisy(seed + i, (1, 24, 24)))
-    return lot.run()[1].assign(fold=fold).astype({"fold": "Int64"})
+    return lot.run()[1].assign(fold=str(fold)).astype({"fold": "string"})
 
 
 def test_folds_have_a_mean_a_spread_and_an_interval(tmp_path):
     parts = [fold_rows(tmp_path, "abcd", 0, 1), fold_rows(tmp_path, "efg", 1, 20)]
     table = tabulate.aggregate(pd.concat(parts))
-    each = [value(table, "rand", aggregation="pooled", fold=k) for k in range(2)]
+    each = [value(table, "rand", aggregation="pooled", fold=k) for k in "01"]
     over = table[(table["aggregation"] == "folds_pooled") & (table["metric"] == "rand")]
     row = over.iloc[0]
     assert row["value"] == pytest.approx(np.mean(each))

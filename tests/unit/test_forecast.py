@@ -341,7 +341,13 @@ def test_files_that_cannot_be_read_are_told():
 
 def row(sample: str, folder: Path, **facts: object) -> dict[str, object]:
     told = {"sample": sample, "dataset": "d", "split": "train", "image": str(folder / sample)}
-    told |= {"label": "x", "labels": "instances", "objects": "plane", "channels": "all"}
+    told |= {
+        "label": "x",
+        "labels": "instances",
+        "objects": "plane",
+        "planes": None,
+        "channels": "all",
+    }
     return told | {"spacing": None} | facts
 
 

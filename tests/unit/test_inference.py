@@ -2,12 +2,15 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
 import torch
 from gigaseg.geometry import UNetGeometry
-from gigaseg.inference import Predictor, load_model, predict_image, prepare
+from gigaseg.inference import Predictor, predict_image, prepare
+from gigaseg.loading import load_model
 from gigaseg.runtime import Runtime
 from gigaseg.tiling import TileGrid
 from gigaseg.unet import Architecture, UNet
@@ -18,10 +21,25 @@ GRID = TileGrid(SMALL.geometry, 24)
 
 
 def save(folder, network, **changes):
+    """Write a model as training does."""
     weights = {"best": "best.safetensors", "last": "last.safetensors"}
     for name in weights.values():
         save_file(network.state_dict(), folder / name)
-    metadata = {"architecture": network.architecture.to_dict(), "weights": weights, **changes}
+    sums = {k: sha256((folder / name).read_bytes()).hexdigest() for k, name in weights.items()}
+    metadata = {
+        "format": 1,
+        "architecture": network.architecture.to_dict(),
+        "channels": 1,
+        "classes": ["background", "foreground"],
+        "fingerprint": "f" * 64,
+        "intensity": {"method": "none"},
+        "samples": {"train": {"cells/a": "a" * 64}},
+        "scores": {"best": {"step": 5}},
+        "sha256": sums,
+        "spacing": [1, 1, 1],
+        "target": "foreground",
+        "weights": weights,
+    } | changes
     (folder / "model.json").write_text(json.dumps(metadata))
     return folder / "model.json"
 
@@ -35,12 +53,53 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path):
         assert torch.equal(values, loaded.state_dict()[name])
 
 
-@pytest.mark.parametrize("missing", ["model.json", "best.safetensors"])
-def test_a_missing_model_names_the_command(tmp_path, missing):
+def test_missing_weights_name_the_command(tmp_path):
     model = save(tmp_path, UNet(SMALL))
-    (tmp_path / missing).unlink()
-    with pytest.raises(ValueError, match=f"{missing} is missing: .* --forcerun train"):
+    (tmp_path / "best.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"best.safetensors is missing: .* --forcerun train"):
         load_model(model)
+
+
+def test_altered_weights_are_refused(tmp_path):
+    model = save(tmp_path, UNet(SMALL))
+    save_file(UNet(SMALL).state_dict(), tmp_path / "best.safetensors")
+    with pytest.raises(ValueError, match=r"best.safetensors is not the file that model.json desc"):
+        load_model(model)
+
+
+def test_an_architecture_of_a_newer_version_is_refused(tmp_path):
+    model = save(tmp_path, UNet(SMALL), architecture={**SMALL.to_dict(), "attention": 4})
+    with pytest.raises(ValueError, match="an architecture with attention, of which this version"):
+        load_model(model)
+
+
+def test_a_description_that_contradicts_itself_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="says 3 channels and 2 classes, its architecture 1 and 2"):
+        load_model(save(tmp_path, UNet(SMALL), channels=3))
+
+
+def test_an_ensemble_is_the_mean_of_its_networks():
+    networks = [UNet(SMALL).eval() for _ in range(3)]
+    image = np.random.default_rng(0).normal(size=(1, 20, 20)).astype(np.float32)
+    each = [predict_image(Predictor(network, symmetries=8), image, GRID) for network in networks]
+    mean = predict_image(Predictor(networks, symmetries=8), image, GRID)
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1e-6)
+    # Whatever the tiles.
+    large = predict_image(Predictor(networks, symmetries=8), image, TileGrid(SMALL.geometry, 32))
+    np.testing.assert_allclose(large, mean, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 2}, "agree in geometry"),
+        ({"classes": 3}, "agree in classes, not have 2 and 3"),
+        ({"in_channels": 2}, "agree in in_channels"),
+    ],
+)
+def test_networks_that_cannot_be_averaged_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor([UNet(SMALL), UNet(replace(SMALL, **change))])
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):

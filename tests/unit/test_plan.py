@@ -64,6 +64,20 @@ def test_the_jobs_of_a_cross_validation():
     assert jobs.weighed("cv", 1) == [f"results/weigh/cells-000{n}.json" for n in range(2)]
     # A sample that a fold is validated on is told so, whatever the sheet says of it.
     assert names(jobs.job("predict", "cells-0000", ("cv", "1"))) == {"b": "validation"}
+    assert names(jobs.job("predict", "cells-0001", ("cv", "2"))) == {"c": "validation"}
+    # All models together predict the test samples, from which none has learned.
+    assert names(jobs.job("predict", "cells-0001", ("cv", "all"))) == {"d": "test"}
+    assert jobs.models("cv", "all") == jobs.manifests("train")
+    assert jobs.models("cv", "1") == ["results/train/cv/fold-1.json"]
+    for (_, fold), roles in jobs.roster.roles.items():
+        for k in jobs.roster.members("cv", fold):
+            assert not set(jobs.roster.folds["cv"][k].train) & set(roles)
+
+
+def test_without_ensemble_each_model_predicts_the_test_samples():
+    cv = {"datasets": ["cells"], "folds": 3, "prediction": {"ensemble": False}}
+    jobs = plan(experiments={"cv": cv})
+    assert ("cv", "all") not in jobs.roster.roles
     assert names(jobs.job("predict", "cells-0001", ("cv", "2"))) == {"c": "validation", "d": "test"}
 
 
@@ -105,6 +119,7 @@ def test_a_row_says_where_its_files_are_and_what_they_hold():
             "labels": "instances",
             "objects": "plane",
             "channels": "all",
+            "planes": None,
             "ignore_label": None,
             "spacing": None,
         }
@@ -137,10 +152,10 @@ def test_experiments_times_folds_are_models_in_one_table():
     experiment = {"datasets": ["cells"], "folds": 2}
     jobs = plan(experiments={"deep": experiment, "flat": {**experiment, "network": {"depth": 2}}})
     assert len(jobs.manifests("train")) == 4
-    assert len({jobs.job("train", model=model) for model in jobs._roles}) == 4
+    assert len({jobs.job("train", model=model) for model in jobs.roster.trained}) == 4
     joined = json.loads(jobs.tabulate())["evaluate"]
     assert {path.rpartition("/")[0] for path in joined} == {
-        f"results/evaluate/{name}/fold-{k}" for name in ("deep", "flat") for k in (0, 1)
+        f"results/evaluate/{name}/fold-{k}" for name in ("deep", "flat") for k in (0, 1, "all")
     }
 
 
@@ -209,10 +224,21 @@ def test_a_model_is_tuned_on_its_own_validation_samples_and_no_others():
     assert jobs.validated("predict", "one", "0") == ["results/predict/one/fold-0/cells-0001.json"]
     assert jobs.validated("convert", "one", "0") == ["results/convert/cells-0001.json"]
     assert names(jobs.job("tune", model=("one", "0"))) == {"c": "validation"}
+
+
+def test_with_folds_a_model_is_tuned_on_the_samples_of_the_others():
     jobs = tuned(folds=3)
-    assert len(jobs.manifests("tune")) == 3
-    assert names(jobs.job("tune", model=("one", "1"))) == {"b": "validation"}
-    assert jobs.validated("predict", "one", 1) == ["results/predict/one/fold-1/cells-0000.json"]
+    assert len(jobs.manifests("tune")) == 4
+    for k, own in enumerate("abc"):
+        others = {name: "validation" for name in "abc" if name != own}
+        assert names(jobs.job("tune", model=("one", str(k)))) == others
+    assert names(jobs.job("tune", model=("one", "all"))) == dict.fromkeys("abc", "validation")
+    # Each was predicted by the model that has not learned from it.
+    assert jobs.validated("predict", "one", 1) == [
+        "results/predict/one/fold-0/cells-0000.json",
+        "results/predict/one/fold-2/cells-0001.json",
+    ]
+    assert len(jobs.validated("predict", "one", "all")) == 3
 
 
 def test_split_is_told_neither_the_grid_nor_what_is_replaced_by_the_choice():

@@ -1,7 +1,9 @@
 """The predict stage: stores, manifests, refusals, and exactness through real stores."""
 
 import json
+import shutil
 from dataclasses import replace
+from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,12 +11,14 @@ import pytest
 import torch
 from gigaseg import blockwise, runtime
 from gigaseg.digests import volume_digest
-from gigaseg.geometry import Window, read_mirrored
+from gigaseg.ensembles import Model, load
+from gigaseg.geometry import Window, blocks, read_mirrored
 from gigaseg.inference import Predictor
 from gigaseg.intensity import QUANTILES, Bins, intensity_window, summary
 from gigaseg.ledger import read_attempts
 from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.networks import at_depth, build
+from gigaseg.pyramids import create_pyramid
 from gigaseg.runtime import Runtime, hardware_name
 from gigaseg.stages import predict, predict_open, predict_part, read_entries
 from gigaseg.tiling import TileGrid, tile_memory_gb
@@ -56,7 +60,7 @@ class Project:
     """A results folder as convert and train leave it."""
 
     def __init__(self, root, sizes):
-        self.root = root
+        self.root, self.train = root, []
         random = np.random.default_rng(0)
         self.images = {
             name: random.integers(0, 200, size, dtype=np.uint8) for name, size in sizes.items()
@@ -88,21 +92,34 @@ class Project:
     def write_model(self, seed, architecture=ARCHITECTURE):
         torch.manual_seed(seed)
         self.network = build(architecture).eval()
-        folder = self.root / "train/e/fold-0"
+        self.write_trained(0, self.network, f"model {seed}")
+
+    def write_trained(self, fold, network, fingerprint, **changes):
+        folder = self.root / f"train/e/fold-{fold}"
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("best", "last"):
-            save_file(self.network.state_dict(), folder / f"{name}.safetensors")
+            save_file(network.state_dict(), folder / f"{name}.safetensors")
+        weights = {name: f"{name}.safetensors" for name in ("best", "last")}
+        sums = {k: sha256((folder / name).read_bytes()).hexdigest() for k, name in weights.items()}
         metadata = {
-            "architecture": architecture.to_dict(),
+            "format": 1,
+            "architecture": network.architecture.to_dict(),
+            "channels": 1,
+            "classes": ["background", "interior", "boundary"],
+            "fingerprint": fingerprint,
             "intensity": INTENSITY,
+            "samples": {"train": {}},
+            "scores": {},
+            "sha256": sums,
+            "spacing": [0.5, 0.1, 0.1],
             "target": "interior_boundary",
-            "weights": {"best": "best.safetensors", "last": "last.safetensors"},
-        }
+            "weights": weights,
+        } | changes
         (folder / "model.json").write_text(json.dumps(metadata))
-        write_manifest(
-            self.root / "train/e/fold-0.json",
-            {"stage": "train", "model": "fold-0/model.json", "fingerprint": f"model {seed}"},
-        )
+        manifest = folder.with_suffix(".json")
+        content = {"stage": "train", "model": f"fold-{fold}/model.json", "fingerprint": fingerprint}
+        write_manifest(manifest, content)
+        return manifest
 
     @property
     def manifest(self):
@@ -112,7 +129,7 @@ class Project:
     def given(self):
         return {
             "convert": self.root / "convert/d-0000.json",
-            "train": self.root / "train/e/fold-0.json",
+            "train": self.train or [self.root / "train/e/fold-0.json"],
         }
 
     def settings(self, storage=STORAGE, **changes):
@@ -132,6 +149,7 @@ class Project:
                 "checkpoint": "best",
                 "depth": None,
                 "compile": "auto",
+                "spacing_tolerance": 0.1,
                 **changes,
             },
         }
@@ -494,14 +512,11 @@ def test_the_digest_is_that_of_the_stored_values(project):
 
 def compiles(asked, device, side):
     def model(device):
-        return predict.Model(UNet(ARCHITECTURE), Runtime(device, "float32"), None, {}, {})
-
-    class Image:
-        shape = (1, side, side)
+        return Model((UNet(ARCHITECTURE),), Runtime(device, "float32"), None, {}, {}, [])
 
     prediction = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "compile": asked}
     settings = {"prediction": prediction, "storage": STORAGE}
-    return predict._choose(Image, model(device), settings).compile
+    return predict._choose((1, side, side), STORAGE["shard"], model(device), settings).compile
 
 
 @pytest.mark.parametrize(
@@ -532,10 +547,177 @@ def test_few_large_blocks_are_in_hand_at_once(project, device, threads, shard, e
     task = predict.Task.of(
         read_entries(project.given["convert"])["large"],
         project.root / "store",
-        predict.load(project.given["train"], project.settings()["prediction"], threads=threads),
+        load(project.given["train"], project.settings()["prediction"], threads=threads),
         project.settings(tile=ARCHITECTURE.geometry.input_size(16)),
         "1",
     )
     task = replace(task, model=replace(task.model, runtime=Runtime(device, "float32")))
     feeders = threads + 1 if device == "cpu" else 3
     assert task._blocks_at_once((shard, shard), feeders) == expected
+
+
+# ------------------------------------------------------------------------------- ensembles, files
+
+
+@pytest.fixture
+def ensemble(project):
+    """Make the project predict by the mean of two models."""
+    torch.manual_seed(7)
+    second = UNet(ARCHITECTURE).eval()
+    project.train = [
+        project.root / "train/e/fold-0.json",
+        project.write_trained(1, second, "model 7"),
+    ]
+    project.networks = [project.network, second]
+    return project
+
+
+def test_an_ensemble_of_two_is_the_mean_of_the_two(ensemble):
+    ensemble.predict(symmetries=8)
+    image = ensemble.images["large"]
+    predictors = [Predictor(network, symmetries=8) for network in ensemble.networks]
+    stored = ensemble.stored("large").array
+    for z in range(image.shape[1]):
+        constants = intensity_window(statistics(image), INTENSITY, z)
+        # Oracle: each network over the whole plane as one tile, then the mean, then rounded.
+        grid = TileGrid(ARCHITECTURE.geometry, ARCHITECTURE.geometry.input_size(72))
+        frame = Window((0, 0), (72, 72)).expand((grid.halo,) * 2)
+        plane = read_mirrored(image[:, z], frame)
+        each = [predictor.probabilities(plane, grid, constants) for predictor in predictors]
+        mean = (255 * np.mean(each, axis=0)).round()[:, :70, :50]
+        assert np.abs(stored[:, z] - mean).max() <= 1
+        assert (stored[:, z] == mean).mean() > 0.999
+
+
+@pytest.mark.parametrize("shard", [32, 64])
+def test_shards_and_parts_never_change_an_ensemble(ensemble, shard):
+    whole = ensemble.predict(tile="auto")["large"]["digest"]
+    shutil.rmtree(ensemble.root / "predict")
+    storage = {**STORAGE, "shard": shard}
+    tile = ARCHITECTURE.geometry.input_size(32)
+    ensemble.open(storage=storage, tile=tile)
+    for number in (2, 1):
+        ensemble.part(number, 2, storage=storage, tile=tile)
+    assert ensemble.predict(storage=storage, tile=tile, opened=True)["large"]["digest"] == whole
+
+
+def test_a_stopped_ensemble_goes_on(ensemble, monkeypatch):
+    whole = ensemble.predict()["large"]["digest"]
+    shutil.rmtree(ensemble.root / "predict")
+    quantised, done = Predictor.quantised, []
+
+    def stop(self, *block):
+        done.append(block)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return quantised(self, *block)
+
+    monkeypatch.setattr(Predictor, "quantised", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ensemble.predict()
+    monkeypatch.undo()
+    calls = []
+    monkeypatch.setattr(
+        Predictor, "quantised", lambda self, *block: calls.append(1) or quantised(self, *block)
+    )
+    assert ensemble.predict()["large"]["digest"] == whole
+    blocks = 2 * 3 * 2 + 1  # planes, rows and columns of the large image; the small one
+    assert len(calls) == blocks - 2
+
+
+def test_an_ensemble_names_all_its_models(ensemble):
+    ensemble.predict()
+    inputs = ensemble.stored("small").attributes["inputs"]
+    assert inputs["model"] == ["model 0", "model 7"]
+    assert len(set(inputs["weights"])) == 2
+    alone = ensemble.stored("small").attributes["fingerprint"]
+    ensemble.train = ensemble.train[::-1]
+    assert ensemble.predict()["small"]["fingerprint"] != alone
+
+
+def test_models_of_another_kind_are_no_ensemble(project):
+    other = project.write_trained(1, project.network, "m", intensity={"method": "none"})
+    project.train = [project.root / "train/e/fold-0.json", other]
+    with pytest.raises(ValueError, match="an ensemble must agree in intensity"):
+        project.predict()
+
+
+def test_a_model_file_predicts_what_its_training_would(project, tmp_path_factory):
+    trained = project.predict()["large"]
+    away = tmp_path_factory.mktemp("away") / "model"
+    shutil.copytree(project.root / "train/e/fold-0", away)
+    shutil.rmtree(project.root / "predict")
+    project.train = [away / "model.json"]
+    brought = project.predict()["large"]
+    assert {key: brought[key] for key in ("digest", "fingerprint")} == {
+        key: trained[key] for key in ("digest", "fingerprint")
+    }
+
+
+# ---------------------------------------------------------------------------------------- spacing
+
+
+@pytest.fixture
+def coarse(project):
+    """Make the model one that was trained at twice the spacing of the images, with pyramids."""
+    for name, image in project.images.items():
+        store = project.root / f"convert/d/{name}.ome.zarr"
+        shutil.rmtree(store)
+        pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=STORAGE)
+        for block in blocks(image.shape[-3:], pyramid.shards[-3:]):
+            pyramid[(..., *block.slices)] = image[(..., *block.slices)]
+        facts = {"statistics": statistics(image)}
+        levels = pyramid.finish()
+        commit_image(
+            store, spacing=(9, 0.1, 0.1), levels=levels, channel_names=["a"], attributes=facts
+        )
+    project.write_trained(0, project.network, "m", spacing=[1, 0.2, 0.21])
+    return project
+
+
+def test_an_image_is_predicted_at_the_level_that_was_trained_at(coarse):
+    entries = coarse.predict()
+    assert entries["large"]["level"] == 1
+    image = coarse.images["large"]
+    half = open_volume(coarse.root / "convert/d/large.ome.zarr").levels[1][:]
+    assert half.shape == (1, 2, 35, 25)
+    stored = coarse.stored("large")
+    assert stored.shape == image.shape[1:]
+    for z in range(2):
+        # Oracle: the level as one tile, each value for the pixels it is the mean of.
+        grid = TileGrid(ARCHITECTURE.geometry, ARCHITECTURE.geometry.input_size(36))
+        frame = Window((0, 0), (36, 36)).expand((grid.halo,) * 2)
+        constants = intensity_window(statistics(image), INTENSITY, z)
+        plane = read_mirrored(half[:, z], frame)
+        expected = Predictor(coarse.network).quantised(plane, grid, constants)[:, :35, :25]
+        enlarged = expected.repeat(2, axis=1).repeat(2, axis=2)[:, :70, :50]
+        assert np.abs(stored.array[:, z].astype(int) - enlarged).max() <= 1
+    # The small image has no such level.
+    assert entries["small"]["status"] == "failed"
+    assert (
+        "spacing of 0.1 x 0.1 µm (y x), the model was trained at 0.2 x 0.21"
+        in (entries["small"]["message"])
+    )
+    assert "prediction.spacing_tolerance" in entries["small"]["message"]
+
+
+@pytest.mark.parametrize("shard", [16, 64])
+def test_shards_and_parts_never_change_a_prediction_from_a_coarser_level(coarse, shard):
+    tile = ARCHITECTURE.geometry.input_size(8)
+    whole = coarse.predict(tile=tile)["large"]["digest"]
+    shutil.rmtree(coarse.root / "predict")
+    storage = {**STORAGE, "shard": shard}
+    coarse.open(storage=storage, tile=tile)
+    for number in (2, 1):
+        coarse.part(number, 2, storage=storage, tile=tile)
+    assert coarse.predict(storage=storage, tile=tile, opened=True)["large"]["digest"] == whole
+
+
+def test_a_level_whose_lattice_does_not_fit_the_shards_is_refused(coarse):
+    storage = {"chunk": 4, "shard": 4, "smallest_level": 16}
+    assert "is no multiple of 8 px" in coarse.predict(storage=storage)["large"]["message"]
+
+
+def test_a_tolerance_takes_any_image_as_it_is(coarse):
+    entries = coarse.predict(spacing_tolerance=9.0)
+    assert [entries[name]["level"] for name in ("large", "small")] == [0, 0]

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from gigaseg.calibration import CalibrationCounts
 from gigaseg.comparison import format_score, main_metric
+from gigaseg.crossed import cross_thresholds
 from gigaseg.fingerprints import digest as text_digest
 from gigaseg.glossary import METRICS
 from gigaseg.ledger import canonical_json
@@ -202,6 +203,74 @@ def write_model(root, experiment, seed=0):
     )
 
 
+def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
+    root = write_results(tmp_path, samples=1)
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    says = {
+        "architecture": {
+            "in_channels": 1,
+            "classes": 2,
+            "depth": 2,
+            "width": 8,
+            "padding": "valid",
+        },
+        "channels": 1,
+        "classes": ["background", "foreground"],
+        "fingerprint": "f00d" * 16,
+        "intensity": {"method": "none"},
+        "parameters": 28000,
+        "samples": {"train": {"em/a": "a" * 64, "em/b": "b" * 64}, "validation": {}},
+        "scores": {"best": {"step": 90, "loss": 0.25, "dice": None}},
+        "settings": {"training": {"steps": 100, "batch": 1, "tile": 92}},
+        "sha256": {"best": "5" * 64},
+        "spacings": [[1, 0.25, 0.25]],
+        "start_from": {"model": "0123456789abcdef", "weights": "9"},
+    }
+    (folder / "model.json").write_text(json.dumps(says))
+    page, _ = make(root, {"models": {"brought": [str(folder / "model.json")]}})
+    text = section(page, "models")
+    assert f"model: {folder}/model.json" in text
+    assert "brought, not trained here" in text
+    assert "2 samples (2 of em)" in text
+    assert "the weights of model 0123456789ab" in text
+    assert "1 × 0.25 × 0.25 µm" in text
+    assert "100 steps of 1 tile of 92 px" in text
+    assert "20 px to each side" in text
+    assert "em/a" in text
+    assert "say whose images it was trained on" in text
+    # Of a model of this run: what is known, where it lies, and its learning curve.
+    assert f"model: {root}/train/nuclei/fold-0/model.json" in text
+    assert "1,941,042" in text
+    # Its table of trainings does not list what was not trained.
+    assert "brought" not in section(page, "training")
+
+
+def test_thresholds_are_chosen_on_the_other_folds(tmp_path):
+    root = write_results(tmp_path, samples=1)
+    folds = [
+        sample_rows("nuclei", NAMES[k::3], seed=k, fold=str(k), split="validation")
+        for k in range(3)
+    ]
+    table = aggregate(pd.concat(folds))
+    write_scores(root, table)
+    [one] = cross_thresholds(table)
+    assert (one["experiment"], one["folds"]) == ("nuclei", 3)
+    row = next(row for row in one["rows"] if row["key"]["title"] == "V-Rand")
+    # Oracle: V-Rand of samples is their mean, so it can be read from the table.
+    rows = table[(table["metric"] == "v_rand") & (table["aggregation"] == "sample")]
+    rows = rows[rows["at"].notna()]
+    values = []
+    for fold in "012":
+        others = rows[rows["fold"] != fold].groupby("at")["value"].mean()
+        own = rows[rows["fold"] == fold].groupby("at")["value"].mean()
+        values.append(own[others.idxmax()])
+    assert row["chosen"] == pytest.approx(np.mean(values))
+    assert row["best"] >= row["chosen"] - 1e-12
+    page, _ = make(root)
+    assert "Thresholds of the map, cross-validated: nuclei" in section(page, "scores")
+
+
 def made_up_tally(quality, rng):
     """Return counts of a sample whose scores lie around `quality`."""
     good = np.clip(quality + rng.normal(0, 0.02, 40), 0, 1)
@@ -222,7 +291,7 @@ def made_up_tally(quality, rng):
 
 
 def sample_rows(
-    experiment, samples, seed=0, *, dataset="plates", split="test", quality=0.8, fold=0
+    experiment, samples, seed=0, *, dataset="plates", split="test", quality=0.8, fold="0"
 ):
     """Return the scores of made-up samples; the seed decides the noise, not the level."""
     group = {"experiment": experiment, "fold": fold, "dataset": dataset, "split": split}
@@ -254,7 +323,7 @@ def calibration_rows(experiment, samples, dataset="plates", split="test"):
     counts = CalibrationCounts(tuple(inside), tuple(voxels))
     row = {"sample": "", "aggregation": "pooled", "metric": "calibration_error", "at": np.nan}
     row |= {"value": counts.error, "n": len(samples), "family": "calibration"}
-    row |= {"counts": encode(counts), "experiment": experiment, "fold": 0}
+    row |= {"counts": encode(counts), "experiment": experiment, "fold": "0"}
     return pd.DataFrame([row | {"dataset": dataset, "split": split}])
 
 
@@ -936,7 +1005,7 @@ def test_pairs_count_the_samples_that_are_better():
 
 
 def test_an_experiment_of_several_folds_is_their_mean_with_its_spread():
-    folds = [sample_rows("one", NAMES, seed=k, fold=k) for k in range(3)]
+    folds = [sample_rows("one", NAMES, seed=k, fold=str(k)) for k in range(3)]
     table = aggregate(pd.concat(folds))
     [standings] = list_standings(table)
     cell = dict(standings.rows)["seg", None]["one", "pooled"]

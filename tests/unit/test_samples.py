@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 from gigaseg import samples
+from gigaseg.folds import cut_into_folds
 from gigaseg.plan import load
-from gigaseg.samples import Sample, cut_into_folds, cut_into_lots, files, read_sheet
+from gigaseg.samples import Sample, cut_into_lots, files, read_sheet
 from gigaseg.settings import SettingsError
 
 HEAD = "sample\tdataset\tsplit\timage\tlabel\n"
@@ -188,7 +189,6 @@ def test_one_fold_takes_the_splits_of_the_sheet():
         *map(tuple, [table[2:3], table[3:]]),
     )
     assert fold.taught == tuple(table[:3])
-    assert fold.predicted == tuple(table[2:])
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 7])
@@ -214,3 +214,131 @@ def test_a_cell_names_a_file_or_a_series(tmp_path):
 def test_choose_keeps_the_order_of_the_sheet():
     table = [Sample(n, d, "test", "x") for n, d in [("a", "p"), ("b", "q"), ("c", "p")]]
     assert [s.sample for s in samples.choose(table, {"datasets": ["q", "p"]})] == ["a", "b", "c"]
+
+
+# ------------------------------------------------------------------------------------------ groups
+
+GROUPED = "sample\tdataset\tsplit\timage\tlabel\tgroup\n"
+
+
+def grouped(sizes: list[int]) -> list[Sample]:
+    """Return samples of groups of these sizes, one of each group in turn."""
+    members = [(n, g) for g, size in enumerate(sizes) for n in range(size)]
+    return [
+        Sample(f"{g}-{n}", "cells", "train", "", "truth.tif", f"mouse {g}")
+        for n, g in sorted(members)
+    ]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[3, 3, 3], [1, 9, 1, 1], [20, 1, 1], [1, 1, 20], [2, 1, 4, 3, 5]]
+)
+@pytest.mark.parametrize("k", [2, 3])
+def test_no_group_is_on_both_sides_of_a_fold(sizes, k):
+    table = grouped(sizes)
+    parts = cut_into_folds(table, k)
+    judged = [sample for part in parts for sample in part.validation]
+    assert sorted(judged, key=table.index) == table
+    for part in parts:
+        assert part.validation
+        assert part.train
+        assert not {s.group for s in part.train} & {s.group for s in part.validation}
+    assert parts == cut_into_folds(table, k)
+
+
+def test_folds_of_groups_are_runs_of_even_size():
+    parts = cut_into_folds(grouped([2, 2, 2, 2, 2, 2]), 3)
+    assert [len(part.validation) for part in parts] == [4, 4, 4]
+
+
+def test_a_sample_without_group_is_one_by_itself():
+    table = [*rows(3), *grouped([2])]
+    assert [len(part.validation) for part in cut_into_folds(table, 4)] == [1, 1, 1, 2]
+
+
+def complain(folder, text, **experiment):
+    path = folder / "samples.tsv"
+    path.write_text(GROUPED + text)
+    config = {
+        "samples": str(path),
+        "data_root": str(folder),
+        "datasets": {"cells": {"phantom": {"kind": "nuclei"}}},
+        "experiments": {"one": {"datasets": ["cells"], **experiment}},
+    }
+    try:
+        load(config, {})
+    except SettingsError as error:
+        return [str(problem) for problem in error.problems]
+    return []
+
+
+def test_more_folds_than_groups_are_refused(tmp_path):
+    text = "".join(f"{n}\tcells\ttrain\t{n}.tif\t{n}.png\tmouse {n % 2}\n" for n in range(6))
+    assert complain(tmp_path, text, folds=2) == []
+    [found] = complain(tmp_path, text, folds=3)
+    assert "3 folds need as many groups of samples for training and validation, not 2" in found
+
+
+@pytest.mark.parametrize(
+    ("split", "label", "folds", "found"),
+    [
+        ("validation", "b.png", 1, True),
+        ("validation", "b.png", 2, False),
+        ("test", "b.png", 1, True),
+        ("test", "b.png", 2, True),
+        ("test", "", 2, False),  # nothing is judged by it
+    ],
+)
+def test_a_sheet_that_parts_a_group_itself_is_refused(tmp_path, split, label, folds, found):
+    text = (
+        "a\tcells\ttrain\ta.tif\ta.png\tmouse 1\n"
+        f"b\tcells\t{split}\tb.tif\t{label}\tmouse 1\n"
+        "c\tcells\tvalidation\tc.tif\tc.png\tmouse 2\n"
+    )
+    problems = complain(tmp_path, text, folds=folds)
+    text = "group 'mouse 1' is learned from (a) and judged by (b)"
+    assert any(text in problem for problem in problems) is found
+
+
+def test_a_model_that_is_brought_needs_something_to_predict(tmp_path):
+    # That the file is missing is said beside.
+    text = "a\tcells\ttrain\ta.tif\ta.png\t\n"
+    problems = complain(tmp_path, text, model="m.json")
+    assert any("split validation or test: the model would predict nothing" in p for p in problems)
+    tune = {"tune": {"grid": {"threshold": [0.5, 0.7]}}}
+    text += "b\tcells\ttest\tb.tif\tb.png\t\n"
+    problems = complain(tmp_path, text, model="m.json", instances=tune)
+    assert any(p.endswith("has no samples of cells with split validation") for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("cell", "made", "message"),
+    [
+        ("5-0", False, "sample 'a' is planes 5-0: the first comes first, as in 0-5"),
+        ("0-5", True, "sample 'a' is planes 0-5 of a file that is drawn"),
+        ("0:5", False, "planes: '0:5' does not match"),
+    ],
+)
+def test_planes_that_cannot_be_are_named(tmp_path, cell, made, message):
+    path = tmp_path / "samples.tsv"
+    for file in ("s.tif", "b.tif"):
+        (tmp_path / file).touch()
+    path.write_text(
+        "sample\tdataset\tsplit\timage\tlabel\tplanes\n"
+        f"a\tcells\ttrain\ts.tif\ts.tif\t{cell}\nb\tcells\tvalidation\tb.tif\tb.tif\t\n"
+    )
+    config = {
+        "samples": str(path),
+        "data_root": str(tmp_path),
+        "datasets": {"cells": {"phantom": {"kind": "nuclei"} if made else None}},
+        "experiments": {"one": {"datasets": ["cells"]}},
+    }
+    with pytest.raises(SettingsError) as error:
+        load(config, {})
+    [problem] = map(str, error.value.problems)
+    assert message in problem
+
+
+def test_planes_of_a_file_are_from_the_first_to_the_last():
+    assert Sample("a", "d", "train", "s.tif", planes="0-5").cut == (0, 6)
+    assert Sample("a", "d", "train", "s.tif").cut is None

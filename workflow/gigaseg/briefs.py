@@ -20,9 +20,9 @@ SECTIONS = {
     "view": ("view",),
 }
 
-# How many jobs share a prediction never changes it, and what to compare with no score: the jobs are
-# not told.
-UNTOLD = {"prediction": {"jobs_per_sample"}, "evaluation": {"baseline"}}
+# How many jobs share a prediction never changes it, which models predict is seen from what a job
+# reads, and what to compare with changes no score: the jobs are not told.
+UNTOLD = {"prediction": {"jobs_per_sample", "ensemble"}, "evaluation": {"baseline"}}
 
 # What a data set says of each of its samples.
 ROW = ("labels", "objects", "channels", "spacing", "ignore_label")

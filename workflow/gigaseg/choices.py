@@ -125,11 +125,23 @@ def remark(tuned: Sequence[Tuned], experiments: Sequence[str], split: str) -> st
     --------
     >>> remark([Tuned("a", "0", {})], ["a", "b"], "test")
     'The instances of a were tuned on validation samples, never on these.'
+    >>> remark([Tuned("a", "0", {}), Tuned("a", "1", {})], ["a"], "validation")
+    'The instances of a were tuned fold by fold, on the samples of the other folds.'
     """
-    names = [name for name in experiments if any(one.experiment == name for one in tuned)]
-    if not names:
-        return ""
-    who = f"The instances of {' and '.join(names)} were tuned on"
-    if split == "validation":
-        return f"{who} these samples, so these scores flatter: expect less on new ones."
-    return f"{who} validation samples, never on these."
+    folds = {name: {one.fold for one in tuned if one.experiment == name} for name in experiments}
+    names = [name for name in experiments if folds[name]]
+    crossed = [name for name in names if len(folds[name]) > 1 and split == "validation"]
+    flattered = [name for name in names if name not in crossed]
+    text = []
+    if crossed:
+        text.append(f"{_who(crossed)} tuned fold by fold, on the samples of the other folds.")
+    if flattered and split == "validation":
+        flatters = "these samples, so these scores flatter: expect less on new ones."
+        text.append(f"{_who(flattered)} tuned on {flatters}")
+    elif flattered:
+        text.append(f"{_who(flattered)} tuned on validation samples, never on these.")
+    return " ".join(text)
+
+
+def _who(experiments: Sequence[str]) -> str:
+    return f"The instances of {' and '.join(experiments)} were"

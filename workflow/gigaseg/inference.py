@@ -1,20 +1,16 @@
 """Probabilities by overlap-tile: a trained network applied to blocks of any size, exactly."""
 
-import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .geometry import Window, read_mirrored
 from .lanes import Answer, Lane, Work, open_lane
-from .networks import at_depth, build
 from .runtime import Runtime
 from .tiling import TileGrid
 from .unet import Architecture, Network
@@ -28,57 +24,6 @@ Values = Tensor | np.ndarray
 Constants = tuple[np.ndarray, np.ndarray]
 
 _PLAIN = Runtime("cpu", "float32")
-
-
-def load_model(
-    model_json: Path,
-    checkpoint: Literal["best", "last"] = "best",
-    depth: int | None = None,
-) -> tuple[Network, dict[str, Any]]:
-    """Load a trained network for prediction.
-
-    Parameters
-    ----------
-    model_json : Path
-        Description of the model; the weights' file names are relative to its folder.
-    checkpoint : {"best", "last"}
-        Which weights.
-    depth : int, optional
-        Of the part of a U-Net++ that predicts; by default all of the network.
-
-    Returns
-    -------
-    network : Network
-        In evaluation mode.
-    metadata : dict
-        Content of `model_json`.
-
-    Raises
-    ------
-    ValueError
-        If the model is missing, its weights are not finite or of another architecture, or it has no
-        output at this depth.
-    """
-    weights = model_json
-    try:
-        metadata = json.loads(model_json.read_text())
-        weights = model_json.parent / metadata["weights"][checkpoint]
-        state = load_file(weights)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{weights} is missing: make it again with `snakemake --cores all --forcerun train`"
-        ) from error
-    network = build(Architecture(**metadata["architecture"]))
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit {network.architecture}: {error}") from error
-    for name, values in state.items():
-        if not torch.isfinite(values).all():
-            raise ValueError(f"{weights}: {name} holds values that are not finite: train again")
-    if depth is not None:
-        network = at_depth(network, depth)
-    return network.eval(), metadata
 
 
 def normalise(image: Values, offset: Values, scale: Values) -> Tensor:
@@ -121,8 +66,9 @@ class Predictor:
 
     Parameters
     ----------
-    network : Network
-        On the lane's device, as `prepare` returns it. It is not changed.
+    network : Network or sequence of Network
+        On the lane's device, as `prepare` returns it. It is not changed. Of several, an ensemble,
+        the mean of the probabilities is taken; their geometry and classes must be the same.
     runtime : Runtime
         Device, precision, and whether the network is compiled.
     batch : int
@@ -137,7 +83,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | Sequence[Network],
         runtime: Runtime = _PLAIN,
         *,
         batch: int = 1,
@@ -148,10 +94,16 @@ class Predictor:
         self.batch = batch
         self.symmetries = SYMMETRIES[:symmetries]
         self.lane = open_lane(runtime.device) if lane is None else lane
-        self.network = network
-        self._call: Callable[[Tensor], Tensor] = self.network
+        self.networks = (network,) if isinstance(network, nn.Module) else tuple(network)
+        check_ensemble([network.architecture for network in self.networks])
+        self._calls: list[Callable[[Tensor], Tensor]] = list(self.networks)
         if runtime.compiled:
-            self._call = torch.compile(self.network, dynamic=False)
+            self._calls = [torch.compile(network, dynamic=False) for network in self.networks]
+
+    @property
+    def architecture(self) -> Architecture:
+        """Shape of the network; of several, of the first."""
+        return self.networks[0].architecture
 
     def probabilities(
         self, data: np.ndarray, grid: TileGrid, constants: Constants | None = None
@@ -191,7 +143,7 @@ class Predictor:
     def _predict(
         self, data: np.ndarray, grid: TileGrid, constants: Constants | None, dtype: np.dtype
     ) -> np.ndarray:
-        architecture = self.network.architecture
+        architecture = self.architecture
         shape = tuple(n - 2 * grid.halo for n in data.shape[1:])
         _check_grid(grid, architecture, shape)
         result = np.empty((architecture.classes - 1, *shape), dtype)
@@ -225,21 +177,31 @@ class Predictor:
         """Return the output windows of a batch of tiles, and whether all of them are finite."""
         if constants is not None:
             images = normalise(images, *constants)
-        views = [self._view(images, step, symmetry) for symmetry in self.symmetries]
+        views = [
+            self._view(call, images, step, symmetry)
+            for call in self._calls
+            for symmetry in self.symmetries
+        ]
         mean = sum(views[1:], views[0]) / len(views)
         finite = mean.sum().isfinite()  # probabilities are too small for their sum to overflow
         if dtype == np.uint8:
             mean = (255 * mean).round().to(torch.uint8)
         return mean, finite
 
-    def _view(self, images: Tensor, step: int, symmetry: tuple[int, bool]) -> Tensor:
+    def _view(
+        self,
+        call: Callable[[Tensor], Tensor],
+        images: Tensor,
+        step: int,
+        symmetry: tuple[int, bool],
+    ) -> Tensor:
         """Predict tiles turned about their centres, turn back, and cut out the output windows."""
         turned = _turn(images, symmetry).contiguous(memory_format=torch.channels_last)
         with self.runtime.autocast():
-            logits = self._call(turned)
+            logits = call(turned)
         answer = _turn_back(logits.float().softmax(dim=1)[:, 1:], symmetry)
         # What zero padding returns includes the context.
-        geometry = self.network.architecture.geometry
+        geometry = self.architecture.geometry
         margin = geometry.context if geometry.padding == "same" else 0
         window = slice(margin, margin + step)
         return answer[..., window, window]
@@ -265,6 +227,18 @@ def predict_image(predictor: Predictor, image: np.ndarray, grid: TileGrid) -> np
     window = Window.whole(image.shape[1:]).align((grid.step,) * 2).expand((grid.halo,) * 2)
     result = predictor.probabilities(read_mirrored(image, window), grid)
     return result[:, : image.shape[1], : image.shape[2]]
+
+
+def check_ensemble(architectures: Sequence[Architecture]) -> None:
+    """Raise ValueError unless the probabilities of some networks can be averaged, tile by tile."""
+    first = architectures[0]
+    for other in architectures[1:]:
+        for name in ("in_channels", "classes", "geometry"):
+            if getattr(first, name) != getattr(other, name):
+                raise ValueError(
+                    f"the networks of an ensemble must agree in {name}, not have "
+                    f"{getattr(first, name)} and {getattr(other, name)}"
+                )
 
 
 def _check_grid(grid: TileGrid, architecture: Architecture, shape: tuple[int, ...]) -> None:

@@ -59,6 +59,11 @@ class Lesson:
         return self.train[0].spacing
 
     @property
+    def spacings(self) -> list[tuple[float, ...]]:
+        """All spacings of the training samples."""
+        return sorted({source.spacing for source in self.train})
+
+    @property
     def identities(self) -> dict[str, dict[str, str]]:
         """Fingerprints of the weighed samples, by part and name."""
         return {

@@ -16,7 +16,9 @@ from .benchmarks import duration, memory
 from .charts import cost_charts, draw_curves, learning_charts
 from .choices import describe_choices
 from .comparison import describe_key
+from .crossed import cross_thresholds
 from .foresight import compare_forecast
+from .modelcards import describe_models
 from .outlook import amount
 from .proof import build_proof
 from .scoreboard import build_scoreboard
@@ -65,6 +67,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("pictures", "Where it goes wrong"),
         ("spreads", "Sizes and probabilities"),
         ("training", "Training"),
+        ("models", "Models"),
         ("proof", "Proof"),
         ("data", "Data"),
         ("samples", "All samples"),
@@ -73,6 +76,7 @@ def _sections(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     absent = {"failures": not context["failures"], "samples": not context["sample_rows"]}
     absent["baseline"] = context["baseline"] is None
+    absent["models"] = not context["cards"]
     absent["tuning"] = not context["tuning"]
     absent["spreads"] = not context["sizes"] and not context["calibrations"]
     return [(name, title) for name, title in sections if not absent.get(name, False)]
@@ -94,10 +98,12 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "failures": list_failures(results.records),
         "remarks": list_remarks(results.records)[:MAXIMUM_ROWS],
         **build_scoreboard(results, settings.get("config", {}), labels),
+        "crossed": cross_thresholds(results.scores),
         "tuning": describe_choices(results.tuned),
         "sizes": size_charts(results, kinds_of_objects(settings)),
         "calibrations": reliability_charts(results.scores),
-        **_training(results.models),
+        **_training([model for model in results.models if not model.brought]),
+        "cards": describe_models(results),
         "proof": build_proof(results),
         "datasets": _datasets(results),
         **_sample_table(results.scores),

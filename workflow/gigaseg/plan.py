@@ -1,17 +1,19 @@
 """What is to be done: which job reads and writes which files, and what it is told."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from . import folds as cross_validation
 from . import grids, samples
 from .briefs import ROW, SECTIONS, UNTOLD, part_instances
+from .folds import ALL
 from .ledger import canonical_json
 from .provenance import code
-from .samples import Fold, Sample
+from .roster import Roster
+from .samples import Sample
 from .settings import SettingsError, changes, resolve
 
 LOT_STAGES = ("convert", "weigh")  # once per lot
@@ -38,7 +40,8 @@ def load(config: Mapping[str, Any], given: Mapping[str, Any]) -> "Plan":
     if settings["samples"]:
         rows, found = samples.read_sheet(Path(settings["samples"]))
         whole = not found  # rows at fault are left out, and nobody knows what they stand for
-        problems += [*found, *samples.check(rows, settings, settings["samples"], whole=whole)]
+        problems += [*found, *samples.check(rows, settings, settings["samples"])]
+        problems += cross_validation.check(settings["experiments"], rows) if whole else []
     if problems:
         raise SettingsError(problems)
     return Plan(settings, rows)
@@ -60,14 +63,7 @@ class Plan:
         self.rows = list(rows)
         self.results = Path(settings["results"])
         self.lots = samples.cut_into_lots(self.rows, settings["datasets"])
-
-    @cached_property
-    def folds(self) -> dict[str, tuple[Fold, ...]]:
-        """The folds of every experiment."""
-        return {
-            name: samples.cut_into_folds(samples.choose(self.rows, experiment), experiment["folds"])
-            for name, experiment in self.settings["experiments"].items()
-        }
+        self.roster = Roster(settings["experiments"], self.rows)
 
     @cached_property
     def _model_stages(self) -> list[str]:
@@ -105,17 +101,19 @@ class Plan:
         if stage == "convert":
             return [self.path(stage, lot) for lot in self.lots]
         if stage == "weigh":
-            found = (path for name, fold in self._roles for path in self.weighed(name, fold))
+            found = (
+                path for name, fold in self.roster.trained for path in self.weighed(name, fold)
+            )
             return list(dict.fromkeys(found))
         if stage == "train":
-            return [self.path(stage, model=model) for model in self._roles]
+            return [self.path(stage, model=model) for model in self.roster.trained]
         if stage == "tune":
-            return [path for model in self._roles for path in self.tuned(*model)]
+            return [path for model in self.roster.roles for path in self.tuned(*model)]
         if stage not in self._model_stages:
             return []
         return [
             self.path(stage, lot, model)
-            for model, roles in self._roles.items()
+            for model, roles in self.roster.roles.items()
             for lot in self._lots_of(row for row in roles if _concerns(stage, row))
         ]
 
@@ -136,9 +134,16 @@ class Plan:
         folder = f"{self.results}/predict_part/{model[0]}/fold-{model[1]}/{lot}"
         return f"{folder}/{part[0]}-of-{part[1]}.json"
 
+    def models(self, experiment: str, fold: Any) -> list[str]:
+        """List the models that predict together, one or an ensemble: manifests or model files."""
+        trained = (
+            self.path("train", model=(experiment, k)) for k in self.roster.members(experiment, fold)
+        )
+        return self.roster.brought.get(experiment) or list(trained)
+
     def weighed(self, experiment: str, fold: Any) -> list[str]:
         """List the weigh manifests that a model's training reads."""
-        taught = self.folds[experiment][int(fold)].taught
+        taught = self.roster.folds[experiment][int(fold)].taught
         return sorted(self.path("weigh", lot) for lot in self._lots_of(taught))
 
     def tuned(self, experiment: str, fold: Any) -> list[str]:
@@ -147,9 +152,13 @@ class Plan:
         return [self.path("tune", model=(experiment, fold))] if tried else []
 
     def validated(self, stage: str, experiment: str, fold: Any) -> list[str]:
-        """List the manifests of a stage that hold the validation samples of a model."""
-        lots = self._lots_of(self.folds[experiment][int(fold)].validation)
-        return sorted(self.path(stage, lot, (experiment, fold)) for lot in lots)
+        """List the manifests of a stage that hold the samples a model's instances are tuned on."""
+        paths = (
+            self.path(stage, lot, (experiment, k))
+            for k in self.roster.judges(experiment, fold)
+            for lot in self._lots_of(self.roster.folds[experiment][k].validation)
+        )
+        return sorted(set(paths))
 
     def raw(self, lot: str) -> list[str]:
         """List the raw files of a lot, or the manifest that says they are fetched."""
@@ -206,23 +215,13 @@ class Plan:
             told[section] = {k: v for k, v in told[section].items() if k not in UNTOLD[section]}
         told |= part_instances(stage, told["instances"]) if "instances" in told else {}
         if model:
-            told |= {"experiment": model[0], "fold": int(model[1])}
-            told |= self._parts(*model) if stage == "train" else {}
-            told |= {"samples": self._validation(model)} if stage == "tune" else {}
+            told |= {"experiment": model[0], "fold": _fold(model[1])}
+            told |= self.roster.lesson(*model) if stage == "train" else {}
+        if model and stage == "tune":
+            told["samples"] = [self._row(row) for row in self.roster.judging(*model)]
         if lot:
             told |= {"lot": lot, "samples": self._told(stage, lot, model)}
         return canonical_json(told)
-
-    def _parts(self, experiment: str, fold: Any) -> dict[str, list[str]]:
-        parts = self.folds[experiment][int(fold)]
-        return {
-            "train": [_name(row) for row in parts.train],
-            "validation": [_name(row) for row in parts.validation],
-        }
-
-    def _validation(self, model: tuple[str, Any]) -> list[dict[str, Any]]:
-        roles = self._roles[model[0], int(model[1])].values()
-        return [self._row(row) for row in roles if row.split == "validation"]
 
     def phantom(self, dataset: str) -> str:
         """Return the settings of the job that draws a data set."""
@@ -261,7 +260,8 @@ class Plan:
         ]
         scores = {"stage": "tabulate", "output": f"{self.results}/evaluate/scores.json"}
         jobs.append(scores | {"inputs": [], **_stamp("tabulate", self.tabulate())})
-        return canonical_json({"jobs": jobs})
+        brought = {path for paths in self.roster.brought.values() for path in paths}
+        return canonical_json({"jobs": jobs, "models": sorted(brought)})
 
     def report(self) -> str:
         """Return the settings of the report: those of the whole run, and the results it shows."""
@@ -271,6 +271,7 @@ class Plan:
             "config": shown,
             "changes": changes(shown),
             "manifests": [path.relative_to(self.results).as_posix() for path in paths],
+            "models": self.roster.brought,
         }
         return canonical_json({**self.settings["report"], **told})
 
@@ -329,16 +330,21 @@ class Plan:
             for lot in self.lots:
                 if stage != "weigh" or self.path(stage, lot) in weighed:
                     yield self._job(stage, lot, None, self._members(stage, lot, None))
-        for (name, k), roles in self._roles.items():
-            yield self._job("train", "", (name, k), self.folds[name][k].taught)
+        for name, folds in self.roster.folds.items():
+            mine = {model: roles for model, roles in self.roster.roles.items() if model[0] == name}
+            for model in self.roster.trained:
+                if model[0] == name:
+                    yield self._job("train", "", model, folds[model[1]].taught)
+            # Stage by stage, as tuning reads what the models of other folds have predicted.
             for stage in self._model_stages:
-                if stage == "split" and self.tuned(name, k):
-                    yield self._job("tune", "", (name, k), self.folds[name][k].validation)
-                for lot in self._lots_of(row for row in roles if _concerns(stage, row)):
-                    yield self._job(stage, lot, (name, k), self._members(stage, lot, (name, k)))
+                for model in mine if stage == "split" and self.tuned(name, ALL) else ():
+                    yield self._job("tune", "", model, self.roster.judging(*model))
+                for model, roles in mine.items():
+                    for lot in self._lots_of(row for row in roles if _concerns(stage, row)):
+                        yield self._job(stage, lot, model, self._members(stage, lot, model))
 
     def _job(
-        self, stage: str, lot: str, model: tuple[str, int] | None, rows: Iterable[Sample]
+        self, stage: str, lot: str, model: tuple[str, Any] | None, rows: Iterable[Sample]
     ) -> dict[str, Any]:
         told = self.job(stage, lot, model)
         return {
@@ -351,7 +357,7 @@ class Plan:
             "stamp": _stamp(stage, told),
         }
 
-    def _inputs(self, stage: str, lot: str, model: tuple[str, int] | None) -> list[str]:
+    def _inputs(self, stage: str, lot: str, model: tuple[str, Any] | None) -> list[str]:
         """List the manifests that a job reads."""
         match stage:
             case "convert":
@@ -361,7 +367,7 @@ class Plan:
             case "train":
                 return self.weighed(*(model or ()))
             case "predict":
-                return [self.path("convert", lot), self.path("train", model=model)]
+                return [self.path("convert", lot), *self.models(*(model or ()))]
             case "audit_seams":
                 predicted = self.path("predict", lot, model)
                 return [*self._inputs("predict", lot, model), predicted]
@@ -380,19 +386,13 @@ class Plan:
         return [self._row(row) for row in self._members(stage, lot, model)]
 
     def _members(self, stage: str, lot: str, model: tuple[str, Any] | None) -> list[Sample]:
-        roles = self._roles[model[0], int(model[1])] if model else {r: r for r in self.lots[lot]}
+        roles = (
+            self.roster.roles[model[0], _fold(model[1])]
+            if model
+            else {r: r for r in self.lots[lot]}
+        )
         rows = (roles[row] for row in self.lots[lot] if row in roles)
         return [row for row in rows if _concerns(stage, row)]
-
-    @cached_property
-    def _roles(self) -> dict[tuple[str, int], dict[Sample, Sample]]:
-        """For every model, the samples it predicts, each with its split in that fold."""
-        return {
-            (name, k): {row: replace(row, split="validation") for row in fold.validation}
-            | {row: row for row in fold.test}
-            for name, folds in self.folds.items()
-            for k, fold in enumerate(folds)
-        }
 
     def _row(self, row: Sample) -> dict[str, Any]:
         dataset, root = self.settings["datasets"][row.dataset], Path(self.settings["data_root"])
@@ -402,8 +402,14 @@ class Plan:
             "split": row.split,
             "image": str(root / row.image),
             "label": str(root / row.label) if row.label else None,
+            "planes": row.cut,
             **{key: dataset[key] for key in ROW},
         }
+
+
+def _fold(fold: Any) -> int | str:
+    """Return the number of a fold from how a path names it."""
+    return ALL if fold == ALL else int(fold)
 
 
 def _digest(text: str) -> str:

@@ -1,11 +1,10 @@
-"""The sheet of samples: rows, lots, folds."""
+"""The sheet of samples: rows and lots."""
 
 import csv
 import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +13,28 @@ from .schema import Problem, nearest, read_schema, validate
 
 @dataclass(frozen=True)
 class Sample:
-    """A row of the sheet; an empty `label` means that there is no truth."""
+    """A row of the sheet.
+
+    An empty `label` means that there is no truth. Samples of one `group` are of one specimen, slide
+    or patient: too alike to learn from some and be judged by others. `planes`, such as ``0-5``, are
+    those of the files that are the sample; empty for all.
+    """
 
     sample: str
     dataset: str
     split: str
     image: str
     label: str = ""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Who teaches one model, who validates it, and who is only predicted."""
-
-    train: tuple[Sample, ...]
-    validation: tuple[Sample, ...]
-    test: tuple[Sample, ...]
+    group: str = ""
+    planes: str = ""
 
     @property
-    def taught(self) -> tuple[Sample, ...]:
-        """The samples that training reads."""
-        return self.train + self.validation
-
-    @property
-    def predicted(self) -> tuple[Sample, ...]:
-        """The samples that the model has not learned from."""
-        return self.validation + self.test
+    def cut(self) -> tuple[int, int] | None:
+        """First plane, and the one behind the last; None for all."""
+        if not self.planes:
+            return None
+        first, last = map(int, self.planes.split("-"))
+        return first, last + 1
 
 
 def read_sheet(path: Path) -> tuple[list[Sample], list[Problem]]:
@@ -93,13 +88,8 @@ def _check_row(where: tuple[str, ...], row: Mapping[Any, Any]) -> Iterator[Probl
             yield Problem(where, f"{column}: {problem}")
 
 
-def check(
-    samples: Sequence[Sample], settings: Mapping[str, Any], sheet: str, *, whole: bool = True
-) -> Iterator[Problem]:
-    """Yield what is wrong between the sheet and the settings, and files that are not there.
-
-    What an experiment lacks is told only if `whole`: if the samples are all that the sheet has.
-    """
+def check(samples: Sequence[Sample], settings: Mapping[str, Any], sheet: str) -> Iterator[Problem]:
+    """Yield what is wrong between the sheet and the settings, and files that are not there."""
     where, datasets = (sheet,), settings.get("datasets", {})
     counts = Counter((s.dataset, s.sample) for s in samples)
     for (dataset, name), count in counts.items():
@@ -116,12 +106,11 @@ def check(
     for dataset, facts in datasets.items():
         yield from _check_source(("datasets", str(dataset)), facts)
     for sample in samples:
+        yield from _check_planes(where, sample, datasets)
         if not sample.label and (use := _use_of_label(sample, datasets)):
             yield Problem(where, f"sample {sample.sample!r} is {use} and has no label")
         if sample.dataset in datasets and not is_made(datasets[sample.dataset]):
             yield from _check_files(where, sample, Path(settings["data_root"] or ""))
-    for title, experiment in settings["experiments"].items() if whole else ():
-        yield from _check_experiment(str(title), experiment, samples)
 
 
 def _alike(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
@@ -131,6 +120,18 @@ def _alike(names: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
         known = seen.setdefault((dataset, name.casefold()), name)
         if known != name:
             yield dataset, known, name
+
+
+def _check_planes(
+    where: tuple[str, ...], sample: Sample, datasets: Mapping[str, Any]
+) -> Iterator[Problem]:
+    if not sample.cut:
+        return
+    text = f"sample {sample.sample!r} is planes {sample.planes}"
+    if sample.cut[0] >= sample.cut[1]:
+        yield Problem(where, f"{text}: the first comes first, as in 0-5")
+    if datasets.get(sample.dataset, {}).get("phantom"):
+        yield Problem(where, f"{text} of a file that is drawn: draw a file for each sample")
 
 
 def _use_of_label(sample: Sample, datasets: Mapping[str, Any]) -> str:
@@ -154,28 +155,6 @@ def _check_files(where: tuple[str, ...], sample: Sample, root: Path) -> Iterator
         for file in files(root / cell) if cell else ():
             if not file.exists():
                 yield Problem(where, f"{column} of sample {sample.sample!r} does not exist: {file}")
-
-
-def _check_experiment(
-    name: str, experiment: Mapping[str, Any], samples: Sequence[Sample]
-) -> Iterator[Problem]:
-    chosen = choose(samples, experiment)
-    counts = Counter(s.split for s in chosen)
-    where, datasets = ("experiments", name), ", ".join(map(str, experiment.get("datasets") or ()))
-    k = experiment["folds"]
-    for dataset in experiment.get("datasets") or ():
-        if not any(s.dataset == dataset for s in samples):
-            yield Problem((*where, "datasets"), f"the sheet has no samples of {dataset!r}")
-    if not isinstance(k, int) or not chosen:
-        return
-    if k == 1:
-        for split in ("train", "validation"):
-            if not counts[split]:
-                text = f"the sheet has no samples of {datasets} with split {split}"
-                yield Problem((*where, "datasets"), text)
-    elif k > (known := counts["train"] + counts["validation"]):
-        text = f"{k} folds need as many samples for training and validation, not {known}"
-        yield Problem((*where, "folds"), text)
 
 
 def is_made(dataset: Mapping[str, Any]) -> bool:
@@ -225,30 +204,3 @@ def cut_into_lots(
         for dataset, rows in members.items()
         for start in range(0, len(rows), datasets[dataset]["lot"])
     }
-
-
-def cut_into_folds(samples: Sequence[Sample], folds: int) -> tuple[Fold, ...]:
-    """Divide samples among the models of a cross validation.
-
-    With one fold the splits of the sheet hold. With more, the samples for training and validation
-    are cut into that many runs in sheet order, and each model is validated on one of them. Every
-    model predicts the test samples.
-
-    Examples
-    --------
-    >>> rows = [Sample(name, "nuclei", "train", f"{name}.tif") for name in "abc"]
-    >>> [[s.sample for s in fold.validation] for fold in cut_into_folds(rows, 2)]
-    [['a', 'b'], ['c']]
-    """
-    by_split = {
-        split: tuple(s for s in samples if s.split == split)
-        for split in ("train", "validation", "test")
-    }
-    if folds == 1:
-        return (Fold(**by_split),)
-    known = tuple(s for s in samples if s.split != "test")
-    bounds = [-(-len(known) * k // folds) for k in range(folds + 1)]
-    return tuple(
-        Fold(known[:start] + known[stop:], known[start:stop], by_split["test"])
-        for start, stop in pairwise(bounds)
-    )

@@ -4,7 +4,7 @@
 column         meaning
 =============  =====================================================================================
 experiment     name of the experiment
-fold           number of the model; empty in rows over all folds
+fold           number of the model, *all* for the mean of all; empty in rows over all folds
 dataset        data set of the samples
 split          their split: validation or test
 aggregation    *plane* (a plane of a stack that is a problem of its own), *sample*, *pooled* (over
@@ -37,7 +37,7 @@ from .scores import Score, Tally, decode
 
 COLUMNS = {
     "experiment": "str",
-    "fold": "Int64",
+    "fold": "string",
     "dataset": "str",
     "split": "str",
     "aggregation": "str",
@@ -101,10 +101,10 @@ def read_tally(rows: pd.DataFrame) -> Tally:
     }
 
 
-def read_folds(rows: pd.DataFrame) -> dict[int, dict[str, Tally]]:
+def read_folds(rows: pd.DataFrame) -> dict[str, dict[str, Tally]]:
     """Read the counts of one experiment on one split of a data set, by fold and sample."""
     samples = rows[rows["aggregation"] == "sample"]
-    folds: dict[int, dict[str, Tally]] = {}
+    folds: dict[str, dict[str, Tally]] = {}
     for (fold, sample), part in samples.groupby(["fold", "sample"], sort=True):
-        folds.setdefault(int(str(fold)), {})[str(sample)] = read_tally(part)
+        folds.setdefault(str(fold), {})[str(sample)] = read_tally(part)
     return folds

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
-from . import grids
+from . import grids, lineage
 from .geometry import UNetGeometry
 from .schema import Path_, Problem, follow, read_schema, validate
 from .sizing import DEEPEST
@@ -60,12 +60,15 @@ def resolve(
     -------
     settings : dict
         Complete where no problem says otherwise: every experiment carries its own
-        `PER_EXPERIMENT` sections in full.
+        `PER_EXPERIMENT` sections in full; of one that brings a model, network and target are those
+        of the model's file, which is read.
     problems : list of Problem
     """
     own = _with_whole_numbers({**config, **{k: given[k] for k in REPLACED if k in given}})
     problems = validate(own, read_schema("config"))
     settings = complete(_without(own, problems))
+    named = own.get("experiments") or {}
+    problems += lineage.settle(settings["experiments"], named)
     return settings, problems + list(check(settings))
 
 

@@ -264,6 +264,36 @@ class Source:
         again = None if opener is None else partial(_reopen, opener, tuple(channels))
         return replace(self, shape=shape, fetch=some, opener=again)
 
+    def cut(self, planes: Sequence[int] | None) -> "Source":
+        """Return some planes of the same image: from the first up to, but without, the second.
+
+        Parameters
+        ----------
+        planes : (first, behind the last) or None
+            None returns the image itself.
+
+        Raises
+        ------
+        ValueError
+            If it has no such planes.
+        """
+        if planes is None:
+            return self
+        (first, behind), (c, depth, y, x) = planes, self.shape
+        if not first < behind <= depth:
+            raise ValueError(
+                f"{self.path} has {depth} planes, numbered 0 to {depth - 1}: planes {first}-"
+                f"{behind - 1} are not among them; correct `planes` in the sheet"
+            )
+        fetch, opener = self.fetch, self.opener
+
+        def some(channels: Sequence[int], window: Window) -> np.ndarray:
+            (z, *start), (end, *stop) = window.start, window.stop
+            return fetch(channels, Window((z + first, *start), (end + first, *stop)))
+
+        again = None if opener is None else partial(_reopen_cut, opener, (first, behind))
+        return replace(self, shape=(c, behind - first, y, x), fetch=some, opener=again)
+
     def block(self, unit: Sequence[int], voxel: int | None = None) -> tuple[int, int, int]:
         """Return the block of whole units (z, y, x) in which to read.
 
@@ -306,6 +336,10 @@ class Source:
         size = math.prod(map(min, block, self.shape[1:]))
         size *= voxel or self.shape[0] * self.dtype.itemsize
         return max(1, min(threads, BYTES_AT_ONCE // size))
+
+
+def _reopen_cut(opener: Callable[[], Source], planes: tuple[int, int]) -> Source:
+    return opener().cut(planes)
 
 
 def _reopen(opener: Callable[[], Source], channels: tuple[int, ...]) -> Source:

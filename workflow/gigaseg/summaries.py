@@ -7,7 +7,7 @@ and a note in plain words, never an error: a report must come out of any state o
 import csv
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Model:
-    """One trained model: the content of its manifest and of the files beside it."""
+    """One trained model: the content of its manifest and of the files beside it.
+
+    Of one that was brought there is no manifest; `fold` counts those of an experiment.
+    """
 
     experiment: str
     fold: str
@@ -76,6 +79,8 @@ class Model:
     description: dict[str, Any]
     history: dict[str, list[float]]
     depths: dict[str, list[float]] = field(default_factory=dict)
+    path: Path = Path()
+    brought: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,11 @@ class Results:
         return [r for r in self.records if r.stage == stage and r.status == status]
 
 
-def read_results(root: Path, manifests: Collection[str] | None = None) -> Results:
+def read_results(
+    root: Path,
+    manifests: Collection[str] | None = None,
+    brought: Mapping[str, Sequence[str]] | None = None,
+) -> Results:
     """Read manifests, models, scores and benchmark files below a results folder.
 
     Parameters
@@ -115,6 +124,8 @@ def read_results(root: Path, manifests: Collection[str] | None = None) -> Result
     manifests : collection of str, optional
         Those of this run, relative to `root`. All others are remains of earlier runs, with other
         experiments, folds or samples, and are left out. By default everything there is is read.
+    brought : mapping of experiment to sequence of str, optional
+        Model files that were not trained here.
 
     Returns
     -------
@@ -136,6 +147,11 @@ def read_results(root: Path, manifests: Collection[str] | None = None) -> Result
             records += _list_records(manifest, "tune", path, path.with_suffix(""))
     models = [
         _read_model(path, notes) for path in _find(root, "train", "*/fold-*", manifests, notes)
+    ]
+    models += [
+        _read_brought(name, str(number), Path(path))
+        for name, paths in (brought or {}).items()
+        for number, path in enumerate(paths)
     ]
     scores = _read_scores(root / "evaluate" / "scores.parquet", notes)
     benchmarks = read_benchmarks(root, manifests)
@@ -206,7 +222,13 @@ def _read_model(path: Path, notes: list[str]) -> Model:
         description=_read_json(folder / "model.json"),
         history=read_history(folder / "metrics.csv"),
         depths=read_history(folder / "depths.csv"),
+        path=folder / "model.json",
     )
+
+
+def _read_brought(experiment: str, number: str, path: Path) -> Model:
+    history = read_history(path.parent / "metrics.csv")
+    return Model(experiment, number, {}, _read_json(path), history, path=path, brought=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

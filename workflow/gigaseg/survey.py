@@ -131,6 +131,7 @@ def measure(told: Told, left: Sequence[Job]) -> Sizes:
 
 def _size(row: Mapping[str, Any], shape: Sequence[int], itemsize: int, segment: int = 0) -> Size:
     c, z, y, x = shape
+    z = min(z, row["planes"][1] - row["planes"][0]) if row["planes"] else z
     channels = c if row["channels"] == "all" else len(row["channels"])
     labels = row["labels"] if row["label"] else ""
     return Size((channels, z, y, x), itemsize, segment, labels, row["objects"])
@@ -198,7 +199,8 @@ def work_of(job: Job, sizes: Iterable[Size], told: Told) -> float:
         return told["config"]["audit"]["windows"]
     times, own = 1, told["config"]["experiments"].get(job.get("experiment"), {})
     if job["stage"] == "predict":
-        times = own["prediction"]["symmetries"]
+        models = len(job.get("inputs", ())) - 1  # beside the images: of an ensemble several
+        times = own["prediction"]["symmetries"] * max(models, 1)
     if job["stage"] == "tune":
         times = grids.size(grids.grid_of(own["instances"]))
     return times * sum(size.mpx for size in sizes)

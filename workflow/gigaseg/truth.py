@@ -128,7 +128,8 @@ def open_truth(
     Parameters
     ----------
     row : mapping
-        ``label`` (path or None), ``labels``, ``objects``, ``ignore_label``, ``spacing``.
+        ``label`` (path or None), ``planes`` (of both files, or None), ``labels``, ``objects``,
+        ``ignore_label``, ``spacing``.
     image : Source
         The image it belongs to.
     files : ExitStack
@@ -145,6 +146,7 @@ def open_truth(
     if row["label"] is None:
         return None
     source = files.enter_context(open_source(Path(row["label"]), indexed=True, workers=workers))
+    source = source.cut(row["planes"])
     if source.shape[1:] != image.shape[1:]:
         raise ValueError(
             f"image and labels differ in shape (z, y, x): {image.path} is {image.shape[1:]}, "

@@ -29,7 +29,7 @@ Statistic = tuple[str, str, float | None]
 #: The values of each statistic, one per resample.
 Resampled = dict[Statistic, FloatArray]
 #: The tallies of a model's samples, by fold and sample.
-Folds = Mapping[int, Mapping[str, Tally]]
+Folds = Mapping[str, Mapping[str, Tally]]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ rule audit_seams:
     input:
         convert=plan.path("convert"),
         predict=plan.path("predict"),
-        train=plan.path("train"),
+        train=lambda wildcards: plan.models(*model(wildcards)),
     output:
         manifest=plan.path("audit_seams"),
     log:

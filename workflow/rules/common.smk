@@ -18,7 +18,7 @@ RESULTS = plan.results
 wildcard_constraints:
     lot=r"[^/]+-\d+",
     experiment=r"[^/]+",
-    fold=r"\d+",
+    fold=r"\d+|all",
     part=r"\d+",
     parts=r"\d+",
 
@@ -34,6 +34,7 @@ def foresee(run):
     Returns what remembers the forecast, once the results are this run's own.
     """
     plan.check_baseline()
+    plan.roster.check()
     jobs = [job for job in run.dag.needrun_jobs() if job.rule.name != "forecast"]
     if not jobs:
         return lambda: None

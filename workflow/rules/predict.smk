@@ -1,7 +1,7 @@
 rule predict:
     input:
         convert=plan.path("convert"),
-        train=plan.path("train"),
+        train=lambda wildcards: plan.models(*model(wildcards)),
         parts=lambda wildcards: plan.parts(wildcards.lot, model(wildcards)),
     output:
         manifest=plan.path("predict"),
@@ -34,7 +34,7 @@ rule predict_all:
 rule predict_open:
     input:
         convert=plan.path("convert"),
-        train=plan.path("train"),
+        train=lambda wildcards: plan.models(*model(wildcards)),
     output:
         manifest=plan.path("predict_open"),
     log:
@@ -61,7 +61,7 @@ rule predict_open:
 rule predict_part:
     input:
         convert=plan.path("convert"),
-        train=plan.path("train"),
+        train=lambda wildcards: plan.models(*model(wildcards)),
         open=plan.path("predict_open"),
     output:
         manifest=plan.part(),

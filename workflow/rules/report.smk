@@ -19,6 +19,8 @@ rule report:
                 "experiments.html.jinja",
                 "baseline.html.jinja",
                 "tuning.html.jinja",
+                "models.html.jinja",
+                "crossed.html.jinja",
                 "report.css",
                 "report.js",
             )

@@ -1,6 +1,7 @@
 rule train:
     input:
         weigh=lambda wildcards: plan.weighed(*model(wildcards)),
+        start=lambda wildcards: plan.roster.starts(wildcards.experiment),
     output:
         manifest=plan.path("train"),
     log:

@@ -9,7 +9,7 @@ audit_seams.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),
     predict=Path(snakemake.input.predict),
-    train=Path(snakemake.input.train),
+    train=[*map(Path, snakemake.input.train)],
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
 )

@@ -8,7 +8,7 @@ logs.start(snakemake.log[0], " ".join(["predict", *snakemake.wildcards]))
 predict.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),
-    train=Path(snakemake.input.train),
+    train=[*map(Path, snakemake.input.train)],
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
     threads=snakemake.threads,

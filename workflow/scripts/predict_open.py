@@ -8,7 +8,7 @@ logs.start(snakemake.log[0], " ".join(["predict_open", *snakemake.wildcards]))
 predict_open.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),
-    train=Path(snakemake.input.train),
+    train=[*map(Path, snakemake.input.train)],
     predict=Path(snakemake.params.predict),
     settings=json.loads(snakemake.params.settings),
     codes=(snakemake.params.code, snakemake.params.predict_code),

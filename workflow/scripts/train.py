@@ -8,6 +8,7 @@ logs.start(snakemake.log[0], " ".join(["train", *snakemake.wildcards]))
 train.run(
     manifest=Path(snakemake.output.manifest),
     weigh=[Path(path) for path in snakemake.input.weigh],
+    start=next(map(Path, snakemake.input.start), None),
     settings=json.loads(snakemake.params.settings),
     code=snakemake.params.code,
     threads=snakemake.threads,

@@ -51,7 +51,8 @@ def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int)
         kind, which stand for those of earlier days, are removed.
     settings : mapping
         ``jobs``: for each its ``stage``, its ``output``, the ``inputs`` it reads (manifests), and
-        the ``settings`` and ``code`` that its manifest must carry.
+        the ``settings`` and ``code`` that its manifest must carry; and ``models``, the model files
+        that some read though no job of the run has made them.
     code : str
         Digest of this stage's code.
     threads : int
@@ -67,6 +68,7 @@ def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int)
     with ThreadPoolExecutor(threads) as pool:
         manifests = pool.map(read_manifest, [Path(job["output"]) for job in jobs])
         contents = {job["output"]: content for job, content in zip(jobs, manifests, strict=True)}
+        contents |= {path: _read_file(path) for path in settings.get("models", ())}
         found = pool.map(lambda job: list(inspect(job, contents)), jobs)
         faults = [fault for faults in found for fault in faults]
     if faults:
@@ -76,6 +78,11 @@ def run(*, manifest: Path, settings: Mapping[str, Any], code: str, threads: int)
     for old in manifest.parent.glob("*.json"):
         if old != manifest:
             old.unlink()
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    """Return of a model file what a manifest of its training would say."""
+    return {"stage": "train", "fingerprint": read_manifest(Path(path))["fingerprint"]}
 
 
 def inspect(job: Job, contents: Mapping[str, Mapping[str, Any]]) -> Iterator[Fault]:
@@ -141,11 +148,12 @@ def _inspect_model(job: Job, contents: Mapping[str, Mapping[str, Any]]) -> Itera
 
 def _find(
     contents: Mapping[str, Mapping[str, Any]], job: Job, stage: str
-) -> dict[tuple[str, str] | None, str | None]:
+) -> dict[tuple[str, str] | None, Any]:
     """Return the fingerprints of one of the results that a job reads, by data set and sample."""
     read = [contents[path] for path in job["inputs"] if contents[path]["stage"] == stage]
     if stage == "train":  # one result for all samples
-        return {None: read[0]["fingerprint"]}
+        found = [content["fingerprint"] for content in read]
+        return {None: found if len(found) > 1 else found[0]}  # several are an ensemble
     entries = (entry for content in read for entry in content["samples"])
     return {(entry["dataset"], entry["sample"]): entry["fingerprint"] for entry in entries}
 

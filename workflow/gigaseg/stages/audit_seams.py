@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ensembles import Model, load
 from ..geometry import UNetGeometry, Window, read_mirrored
 from ..inference import Predictor
 from ..intensity import intensity_window
@@ -17,7 +18,6 @@ from ..seams import STEPS, Difference, Layout, Straddle, audit_size, compare, dr
 from ..tiling import TileGrid
 from ..volumes import Volume, open_volume, shard_extent
 from . import Row, read_entries, run_lot
-from .predict import Model, load
 
 NO_SEAM = "no seam: one tile holds a plane"
 NOT_DRAWN = "not drawn: the windows lie in other samples of the lot"
@@ -28,7 +28,7 @@ def run(
     manifest: Path,
     convert: Path,
     predict: Path,
-    train: Path,
+    train: Sequence[Path],
     settings: Mapping[str, Any],
     code: str,
 ) -> None:
@@ -38,8 +38,10 @@ def run(
     ----------
     manifest : Path
         The only output. A sample fails if a value differs by more than one step of uint8.
-    convert, predict, train : Path
-        Manifests of the lot's images and probabilities, and of the model.
+    convert, predict : Path
+        Manifests of the lot's images and probabilities.
+    train : sequence of Path
+        As for `gigaseg.stages.predict.run`.
     settings : mapping
         ``lot``, ``samples``, ``prediction``, ``storage``, and ``audit``, whose ``windows`` is
         their number in the whole lot.
@@ -117,10 +119,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Audit:
-    """A stored prediction, and all that is needed to make a part of it again."""
+    """A stored prediction, and all that is needed to make a part of it again.
+
+    All places are those of the level of the image that was predicted.
+    """
 
     image: Volume
     stored: Volume
+    level: int
     predictor: Predictor
     intensity: Mapping[str, Any]
     grid: TileGrid
@@ -135,7 +141,7 @@ class Audit:
         chosen = volumes[1].attributes["settings"]["prediction"]
         runtime = Runtime(model.runtime.device, chosen["precision"], chosen["compile"])
         how = {key: chosen[key] for key in ("batch", "symmetries")}
-        predictor = Predictor(model.network, runtime, lane=model.lane, **how)
+        predictor = Predictor(model.networks, runtime, lane=model.lane, **how)
         grid = TileGrid(model.architecture.geometry, chosen["tile"])
         if stored["step"] != grid.step:
             raise ValueError(
@@ -143,12 +149,18 @@ class Audit:
                 f"px, but only steps of {grid.step} px keep tiles of {grid.tile} px on the "
                 f"network's lattice of {grid.geometry.lattice} px: predict it again"
             )
-        return cls(*volumes, predictor, model.metadata["intensity"], grid)
+        return cls(*volumes, chosen["level"], predictor, model.metadata["intensity"], grid)
 
     @property
     def geometry(self) -> UNetGeometry:
         """The network's; the lattice is taken from it, and not from what predict made of it."""
-        return self.predictor.network.architecture.geometry
+        return self.predictor.architecture.geometry
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Extent of the level that was predicted."""
+        z, y, x = self.image.levels[self.level].shape[-3:]
+        return z, y, x
 
     def draw(self, layout: Layout, count: int) -> list[Straddle]:
         """Draw windows by the fingerprint of the store."""
@@ -160,22 +172,29 @@ class Audit:
         drawn, step = straddle.window, self.grid.step
         size = audit_size(self.geometry, step)
         again = self._predict(drawn.start, self.geometry.input_size(size))
-        seen = drawn.clip(self.stored.shape)
-        difference = compare(_cut(self.stored.array, seen), _cut(again, seen.within(drawn)))
+        seen = drawn.clip(self.shape)
+        difference = compare(self._stored(seen), _cut(again, seen.within(drawn)))
         # The tile of the stored grid in which the window starts.
         z, y, x = drawn.start
         top, left = y // step * step, x // step * step
         home = Window((z, top, left), (z + 1, top + step, left + step))
         there, both = self._predict(home.start, self.grid.tile), Window(drawn.start, home.stop)
-        both = both.clip(self.stored.shape)
+        both = both.clip(self.shape)
         delta = _cut(again, both.within(drawn)) - _cut(there, both.within(home))
         return Check(straddle, difference, float(np.abs(delta).max()))
+
+    def _stored(self, window: Window) -> np.ndarray:
+        """Read stored values, one of the many that a pixel of a coarser level stands for."""
+        factor, (z, y, x) = 2**self.level, window.slices
+        rows, columns = (slice(s.start * factor, s.stop * factor, factor) for s in (y, x))
+        return np.asarray(self.stored.array[..., z, rows, columns])
 
     def _predict(self, start: tuple[int, ...], tile: int) -> np.ndarray:
         """Predict the output window of one tile, of one plane; float32, shape (c, 1, y, x)."""
         grid, z = TileGrid(self.geometry, tile), start[0]
         window = Window(start, start).expand((0, 0, 0), (1, grid.step, grid.step))
-        data = read_mirrored(self.image.array, window.expand((0, grid.halo, grid.halo)))
+        array = self.image.levels[self.level]
+        data = read_mirrored(array, window.expand((0, grid.halo, grid.halo)))
         constants = intensity_window(self.image.attributes["statistics"], self.intensity, z)
         return self.predictor.probabilities(data[:, 0], grid, constants)[:, None]
 
@@ -207,8 +226,9 @@ def _refuse_seams(checks: Sequence[Check], stored: Mapping[str, Any], predict: P
     found = worst.difference
     if found.steps <= STEPS:
         return
-    start = worst.straddle.window.start
-    place = tuple(a + n for a, n in zip(start, found.place, strict=True))
+    start, factor = worst.straddle.window.start, 2 ** stored["level"]
+    z, y, x = (a + n for a, n in zip(start, found.place, strict=True))
+    place = z, y * factor, x * factor
     seams = " and a ".join(worst.straddle.seams)
     raise ValueError(
         f"{stored['store']} is not seamless: at (z, y, x) = {place} it differs by {found.steps} "
@@ -229,4 +249,6 @@ def _is_done(entry: Mapping[str, Any]) -> bool:
 
 def _layout(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> Layout:
     z, y, x = stored["shape"]
-    return Layout((z, y, x), stored["step"], shard_extent((y, x), settings["storage"]))
+    level, shard = stored["level"], shard_extent((y, x), settings["storage"])
+    y, x = (-(-n // 2**level) for n in (y, x))
+    return Layout((z, y, x), stored["step"], shard >> level)

@@ -21,6 +21,7 @@ from . import run_lot
 LIBRARIES = ("numpy", "tifffile", "imagecodecs", "zarr")
 COLUMNS = (
     "channels",
+    "planes",
     "spacing",
     "labels",
     "objects",
@@ -74,6 +75,7 @@ def _fingerprint(row: Mapping[str, Any], storage: Mapping[str, Any], code: str) 
 def _convert(row: Mapping[str, Any], construction: Construction, how: How) -> None:
     with ExitStack() as files:
         image = files.enter_context(open_source(Path(row["image"]), workers=how.workers))
+        image = image.cut(row["planes"])
         if row["channels"] != "all":
             image = image.select(row["channels"])
         _check_image(image)

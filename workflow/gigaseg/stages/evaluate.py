@@ -264,7 +264,7 @@ def _score_planes(problems: Iterable[tuple[int | None, Tally]]) -> dict[int, lis
 def _group(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "experiment": settings["experiment"],
-        "fold": settings["fold"],
+        "fold": str(settings["fold"]),
         "dataset": row["dataset"],
         "split": row["split"],
         "aggregation": "sample",

@@ -1,14 +1,13 @@
-"""Predict: images and a trained network in, volumes of probabilities out.
+"""Predict: images and trained networks in, volumes of probabilities out.
 
 One job predicts a lot, or several do: `predict_open` begins the stores, any number of
 `predict_part` fill them at the same time, and this stage does what is missing and commits. All
 three go through `Task`, so the result cannot depend on how many there were.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from math import prod
@@ -18,25 +17,20 @@ from typing import Any
 import numpy as np
 
 from ..blockwise import map_blocks
-from ..classes import NAMES
 from ..digests import volume_digest
-from ..geometry import Window
-from ..inference import Predictor, load_model, prepare
+from ..ensembles import Model, load
+from ..geometry import Window, read_mirrored
+from ..inference import Predictor
 from ..intensity import intensity_window
-from ..lanes import Lane, open_lane
 from ..ledger import BOOKS, Construction, digest, fingerprint
-from ..manifests import read_manifest
 from ..pyramids import Pyramid, create_pyramid
 from ..runtime import (
     Precision,
     Runtime,
-    choose_runtime,
     hardware_name,
     has_native_bfloat16,
-    keep_freed_memory,
 )
 from ..tiling import TileGrid, check_tile, choose_tile, tile_memory_gb
-from ..unet import Architecture, Network
 from ..volumes import Volume, commit_image, open_volume, shard_extent
 from . import Row, read_entries, run_lot, share_threads
 
@@ -51,21 +45,23 @@ def run(
     *,
     manifest: Path,
     convert: Path,
-    train: Path,
+    train: Sequence[Path],
     settings: Mapping[str, Any],
     code: str,
     threads: int,
     opened: bool = False,
 ) -> None:
-    """Predict the samples of a lot with one trained network.
+    """Predict the samples of a lot with one trained network, or with the mean of several.
 
     Parameters
     ----------
     manifest : Path
         Written last. The stores lie beside it, as ``<dataset>/<sample>.ome.zarr``: uint8 of axes
         c z y x, ``round(255 * p)`` for every class but the first.
-    convert, train : Path
-        Manifests of the lot's images and of the model.
+    convert : Path
+        Manifest of the lot's images.
+    train : sequence of Path
+        Manifests of trainings, or model files; of several, the probabilities are averaged.
     settings : mapping
         ``lot``, ``samples``, ``experiment``, ``fold``, ``prediction`` and ``storage``.
     code : str
@@ -137,70 +133,6 @@ def predict_sample(task: "Task", *, workers: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained network, ready to predict, with what is known about it.
-
-    Attributes
-    ----------
-    network : Network
-    runtime : Runtime
-        What ``auto`` means on this machine.
-    lane : Lane
-        Where it computes.
-    metadata : mapping
-        Content of the model file.
-    identity : mapping
-        What tells it from other models.
-    """
-
-    network: Network
-    runtime: Runtime
-    lane: Lane
-    metadata: Mapping[str, Any]
-    identity: Mapping[str, str]
-
-    @property
-    def architecture(self) -> Architecture:
-        """Shape of the network."""
-        return self.network.architecture
-
-    @property
-    def channels(self) -> list[str]:
-        """Names of the classes whose probabilities are stored: all but the background."""
-        return list(NAMES[self.metadata["target"]][1:])
-
-
-def load(train: Path, prediction: Mapping[str, Any], *, threads: int, index: int = 0) -> Model:
-    """Load the model that a training manifest points to, onto the device of the settings.
-
-    Parameters
-    ----------
-    train : Path
-        Manifest of the training.
-    prediction : mapping
-        Section of the settings.
-    threads : int
-        Threads that run the network on a CPU.
-    index : int
-        Which GPU to take, if there are several.
-    """
-    runtime = choose_runtime(prediction, "prediction")
-    if runtime.device == "cpu":
-        keep_freed_memory()  # before PyTorch starts threads
-    trained = read_manifest(train)
-    description = train.parent / trained["model"]
-    network, metadata = load_model(description, prediction["checkpoint"], prediction["depth"])
-    weights = description.parent / metadata["weights"][prediction["checkpoint"]]
-    with weights.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    identity = {"model": trained["fingerprint"], "weights": content}
-    if network.architecture.depth != metadata["architecture"]["depth"]:
-        identity["depth"] = str(network.architecture.depth)
-    lane = open_lane(runtime.device, threads=threads, index=index)
-    return Model(prepare(network, lane.device), runtime, lane, metadata, identity)
-
-
-@dataclass(frozen=True)
 class Choices:
     """What ``auto`` means for one volume: settled when its store is opened, and recorded in it."""
 
@@ -222,6 +154,8 @@ class Task:
     model : Model
     settings : mapping
         As for `run`.
+    level : int
+        Of the image's pyramid, at which the network sees objects in the size it has learned.
     choices : Choices
     made_from : mapping
         Fingerprint of the result.
@@ -231,6 +165,7 @@ class Task:
     store: Path
     model: Model
     settings: Mapping[str, Any]
+    level: int
     choices: Choices
     made_from: Mapping[str, Any]
 
@@ -248,19 +183,23 @@ class Task:
         Raises
         ------
         ValueError
-            If the image has another number of channels than the model, or no grid of tiles fits.
+            If the image has another number of channels than the model, if it has no level of a
+            spacing the model was trained at, or if no grid of tiles fits.
         """
         volume = open_volume(image["store"])
         _check_channels(volume, model)
-        made_from = partial(_fingerprint, image, model, settings, code)
-        choices = _choose(volume, model, settings)
+        tolerance = settings["prediction"]["spacing_tolerance"]
+        level = model.choose_level(volume.spacing, len(volume.levels), tolerance)
+        made_from = partial(_fingerprint, image, model, settings, code, level)
+        extent = _extent(volume, level, model, settings["storage"])
+        choices = _choose(volume.levels[level].shape[-3:], extent, model, settings)
         recorded = _recorded(store)
         kept = _kept(choices, recorded, model, settings["prediction"])
         if kept != choices and made_from(kept) == recorded:
             logger.info("%s: going on with %s, as it was begun", store, kept)
             choices = kept
         _tell(store, choices, model)
-        return cls(volume, store, model, settings, choices, made_from(choices))
+        return cls(volume, store, model, settings, level, choices, made_from(choices))
 
     @property
     def is_open(self) -> bool:
@@ -283,6 +222,7 @@ class Task:
             "channels": self.model.channels,
             "tile": self.choices.tile,
             "step": self.grid.step,
+            "level": self.level,
             "precision": self.choices.precision,
         }
 
@@ -303,13 +243,16 @@ class Task:
         choices, block = asdict(self.choices), pyramid.shards[-2:]
         construction.note(device=self.model.runtime.device, workers=workers, **choices)
         first = cache(partial(construction.note, hardware=hardware_name(self.model.lane.device)))
+        function, halo, step = self._block_function(first), self.grid.halo, self.grid.step
+        if self.level:
+            function, halo, step = self._enlarge(function), 0, step * 2**self.level
         map_blocks(
-            self._block_function(first),
-            [self.volume.array],
+            function,
+            [] if self.level else [self.volume.array],
             [pyramid],
             block=(1, *block),
-            halo=(0, self.grid.halo, self.grid.halo),
-            align=(1, self.grid.step, self.grid.step),
+            halo=(0, halo, halo),
+            align=(1, step, step),
             located=True,
             ledger=construction.ledger("0"),
             workers=self._blocks_at_once(block, workers),
@@ -342,7 +285,7 @@ class Task:
         """Threads of a CPU are kept busy by few large blocks, of which each takes memory."""
         if self.model.runtime.device != "cpu":
             return workers
-        tiles = prod(-(-n // self.grid.step) for n in block)
+        tiles = prod(-(-(n >> self.level) // self.grid.step) for n in block)
         return min(workers, 1 - (-self.model.lane.ahead // tiles))
 
     def _block_function(self, before: Callable[[], None]) -> Callable[..., np.ndarray]:
@@ -350,7 +293,7 @@ class Task:
         model, prediction = self.model, self.settings["prediction"]
         chosen = Runtime(model.runtime.device, self.choices.precision, self.choices.compile)
         how = {key: prediction[key] for key in ("batch", "symmetries")}
-        predictor = Predictor(model.network, chosen, lane=model.lane, **how)
+        predictor = Predictor(model.networks, chosen, lane=model.lane, **how)
         statistics, intensity = self.volume.attributes["statistics"], model.metadata["intensity"]
         grid = self.grid
 
@@ -365,6 +308,19 @@ class Task:
 
         return predict
 
+    def _enlarge(self, predict: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        """Predict from the coarser level; a value stands for all voxels that its pixel is of."""
+        array, factor, halo = self.volume.levels[self.level], 2**self.level, self.grid.halo
+        align = (1, self.grid.step * factor, self.grid.step * factor)
+
+        def enlarged(inner: tuple[slice, ...], window: Window) -> np.ndarray:
+            whole = window.align(align)
+            start, stop = ((z, y // factor, x // factor) for z, y, x in (whole.start, whole.stop))
+            data = read_mirrored(array, Window(start, stop).expand((0, halo, halo)))
+            return predict(data, inner, window).repeat(factor, axis=-2).repeat(factor, axis=-1)
+
+        return enlarged
+
 
 def _check_channels(volume: Volume, model: Model) -> None:
     expected = model.architecture.in_channels
@@ -376,10 +332,23 @@ def _check_channels(volume: Volume, model: Model) -> None:
         )
 
 
-def _choose(volume: Volume, model: Model, settings: Mapping[str, Any]) -> Choices:
-    """Settle what is automatic for this volume on this machine."""
+def _extent(volume: Volume, level: int, model: Model, storage: Mapping[str, Any]) -> int:
+    """Return the extent of a block in pixels of the level that is predicted."""
+    shard, lattice = shard_extent(volume.shape, storage), model.architecture.geometry.lattice
+    if shard % (lattice << level):
+        raise ValueError(
+            f"the image is to be predicted at level {level} of its pyramid, but storage.shard, "
+            f"{shard} px, is no multiple of {lattice << level} px: choose one that is"
+        )
+    return shard >> level
+
+
+def _choose(
+    shape: tuple[int, ...], extent: int, model: Model, settings: Mapping[str, Any]
+) -> Choices:
+    """Settle what is automatic for a volume of this shape and such blocks on this machine."""
     architecture, prediction = model.architecture, settings["prediction"]
-    plane, block = volume.shape[1:], (shard_extent(volume.shape, settings["storage"]),) * 2
+    plane, block = shape[1:], (extent,) * 2
     device, tile = model.runtime.device, prediction["tile"]
     if tile == "auto":
         tile = choose_tile(
@@ -393,7 +362,7 @@ def _choose(volume: Volume, model: Model, settings: Mapping[str, Any]) -> Choice
     else:
         check_tile(architecture.geometry, tile, plane, block)
     step = architecture.geometry.step(tile)
-    tiles = volume.shape[0] * prod(-(-n // step) for n in plane)
+    tiles = shape[0] * prod(-(-n // step) for n in plane)
     pays = device == "cuda" and tiles >= COMPILE_FROM
     compiled = {"auto": pays, "always": True, "never": False}[prediction["compile"]]
     return Choices(tile, model.runtime.precision, compiled)
@@ -431,10 +400,12 @@ def _fingerprint(
     model: Model,
     settings: Mapping[str, Any],
     code: str,
+    level: int,
     choices: Choices,
 ) -> dict[str, Any]:
     """Collect what decides the stored values; the device and the number of threads do not."""
     chosen = {key: settings["prediction"][key] for key in ("batch", "symmetries", "checkpoint")}
+    chosen["level"] = level
     return fingerprint(
         code=code,
         settings={"prediction": chosen | asdict(choices), "storage": settings["storage"]},

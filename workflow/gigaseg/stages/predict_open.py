@@ -1,19 +1,20 @@
 """Open the stores of a lot that several jobs are to predict: settle what is automatic, and wipe."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..ensembles import load
 from ..ledger import Construction
 from . import Row, read_entries, run_lot
-from .predict import Task, load, store_of
+from .predict import Task, store_of
 
 
 def run(
     *,
     manifest: Path,
     convert: Path,
-    train: Path,
+    train: Sequence[Path],
     predict: Path,
     settings: Mapping[str, Any],
     codes: tuple[str, str],
@@ -27,8 +28,10 @@ def run(
     ----------
     manifest : Path
         The only output besides the stores.
-    convert, train : Path
-        Manifests of the lot's images and of the model.
+    convert : Path
+        Manifest of the lot's images.
+    train : sequence of Path
+        As for `gigaseg.stages.predict.run`.
     predict : Path
         Manifest that `gigaseg.stages.predict` will write; the stores lie beside it.
     settings : mapping

@@ -1,16 +1,17 @@
 """Predict a part of a lot's blocks, while other jobs predict the others."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from ..ensembles import load
 from ..geometry import blocks
 from ..ledger import Construction
 from ..tiling import share_blocks
 from ..volumes import shard_extent
 from . import Row, read_entries, run_lot, share_threads
-from .predict import Task, load, store_of
+from .predict import Task, store_of
 
 Start = tuple[int, ...]
 
@@ -19,7 +20,7 @@ def run(
     *,
     manifest: Path,
     convert: Path,
-    train: Path,
+    train: Sequence[Path],
     predict: Path,
     settings: Mapping[str, Any],
     codes: tuple[str, str],
@@ -32,8 +33,10 @@ def run(
     ----------
     manifest : Path
         The only output besides the blocks.
-    convert, train : Path
-        Manifests of the lot's images and of the model.
+    convert : Path
+        Manifest of the lot's images.
+    train : sequence of Path
+        As for `gigaseg.stages.predict.run`.
     predict : Path
         Manifest that `gigaseg.stages.predict` will write; the stores lie beside it.
     settings : mapping

@@ -69,7 +69,7 @@ def run(
         what it says of experiments in numbers as ``tables/*.csv``.
     settings : mapping
         ``title``, ``samples_per_experiment``, ``config``, the settings of the whole run, and
-        ``manifests``, what is shown: see `gigaseg.summaries.read_results`.
+        ``manifests`` and ``models``, what is shown: see `gigaseg.summaries.read_results`.
     code : str
         Digest of this stage's code.
     threads : int
@@ -77,7 +77,7 @@ def run(
     results : Path
         The results folder. Manifests and tables that are missing are named in the report.
     """
-    found = read_results(results, settings.get("manifests"))
+    found = read_results(results, settings.get("manifests"), settings.get("models"))
     context = build_context(found, settings)
     labels, objects = kinds_of_labels(settings), kinds_of_objects(settings)
     chosen = list(choose_samples(found, settings.get("samples_per_experiment", 3), labels))

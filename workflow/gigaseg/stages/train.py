@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os.path import relpath
 from pathlib import Path
@@ -21,7 +21,9 @@ from ..geometry import UNetGeometry
 from ..lanes import open_lane
 from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
+from ..loading import load_model
 from ..manifests import write_atomically, write_manifest
+from ..models import FORMAT
 from ..networks import count_parameters
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
@@ -48,6 +50,7 @@ def run(
     code: str,
     threads: int,
     nodes: int = 1,
+    start: Path | None = None,
 ) -> None:
     """Train one network: one experiment, one fold.
 
@@ -61,7 +64,8 @@ def run(
         Manifests of the lots with targets and weights.
     settings : mapping
         ``experiment``, ``fold``, ``target``, ``network``, ``training``, ``intensity``, and the
-        samples' names, ``<dataset>/<sample>``: ``train``, ``validation``.
+        samples' names, ``<dataset>/<sample>``: ``train``, ``validation``. With `start` also
+        ``start_from``, what tells that model from others.
     code : str
         Digest of this stage's code.
     threads : int
@@ -69,6 +73,8 @@ def run(
         runs on ``training.threads``, which do.
     nodes : int
         Machines among which ``training.processes`` are shared out; they change no value either.
+    start : Path, optional
+        Model file whose best weights the training starts from.
 
     Raises
     ------
@@ -87,8 +93,13 @@ def run(
     made_from = _fingerprint(lesson, sized, code)
     with Construction(folder, made_from, marker="model.json") as construction:
         if not construction.committed:
-            job = {"folder": str(folder), "weigh": [str(path) for path in weigh]}
-            facts = _train(construction, lesson, sized, {**job, "threads": threads}, nodes)
+            job = {
+                "folder": str(folder),
+                "weigh": [str(path) for path in weigh],
+                "start": None if start is None else str(start),
+                "threads": threads,
+            }
+            facts = _train(construction, lesson, sized, job, nodes)
             facts |= {"fingerprint": digest(made_from), "made_from": made_from}
             write_atomically(folder / "model.json", canonical_json(facts, indent=1) + "\n")
     _checkpoints(folder).remove()
@@ -128,9 +139,13 @@ def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict
     return fingerprint(
         code=code,
         settings=decisive,
-        inputs=lesson.identities,
+        inputs=lesson.identities | _start_of(settings),
         libraries=LIBRARIES,
     )
+
+
+def _start_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"start_from": settings["start_from"]} if "start_from" in settings else {}
 
 
 def _entries(weigh: Iterable[Path]) -> dict[str, dict[str, Any]]:
@@ -151,7 +166,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train, write the weights and the table, and return what is to be said about the model."""
     place = Place.first(settings["training"]["processes"], nodes)
-    task = _prepare(lesson, settings, job["threads"], place)
+    task = _prepare(lesson, settings, job, place)
     logger.info(
         "training on %d samples on %s in %s, validating on %d tiles",
         *(len(lesson.train), task.training["device"], task.training["precision"]),
@@ -174,6 +189,8 @@ def _train(
             place=place,
         )
     return {
+        "format": FORMAT,
+        **_start_of(settings),
         **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
         "settings": {key: settings[key] for key in ("network", "training")},
         **task.facts(),
@@ -189,7 +206,7 @@ def follow() -> None:
     place, job = join()
     settings = job["settings"]
     lesson = read_lesson(_entries(map(Path, job["weigh"])), settings)
-    task = _prepare(lesson, settings, job["threads"], place)
+    task = _prepare(lesson, settings, job, place)
     progress = _checkpoints(Path(job["folder"])).latest()
     take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
     leave()
@@ -223,13 +240,16 @@ class _Task:
             "class_weights": self.class_weights.tolist(),
             "channels": self.lesson.channels,
             "spacing": self.lesson.spacing,
+            "spacings": self.lesson.spacings,
             "samples": self.lesson.identities,
             "left_out": self.lesson.left_out,
             **{key: self.training[key] for key in ("device", "precision")},
         }
 
 
-def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: Place) -> _Task:
+def _prepare(
+    lesson: Lesson, settings: Mapping[str, Any], job: Mapping[str, Any], place: Place
+) -> _Task:
     runtime = choose_runtime(settings["training"], "training")
     place.check_devices(runtime.device)
     training = {**settings["training"], **asdict(runtime)}
@@ -251,7 +271,7 @@ def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: P
         source_of(both[: len(lesson.train)], oversample=training["oversample"]),
         **{key: training[key] for key in ("steps", "batch", "seed", "augmentation")},
         # On a CPU the network keeps all threads busy: tiles read meanwhile would only slow it down.
-        workers=threads if training["device"] == "cuda" else 0,
+        workers=job["threads"] if training["device"] == "cuda" else 0,
         part=(place.rank, place.processes),
     )
     validation = None
@@ -259,7 +279,27 @@ def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: P
         held_out = source_of(both[len(lesson.train) :])
         validation = ValidationBatches(held_out, VALIDATION_TILES)
     network = initialise(architecture, training["seed"])
+    if job["start"] is not None:
+        network.load_state_dict(load_start(Path(job["start"]), architecture).state_dict())
     return _Task(lesson, settings["target"], training, class_weights, network, batches, validation)
+
+
+def load_start(model_json: Path, architecture: Architecture) -> Network:
+    """Load the network that a training starts from.
+
+    Raises
+    ------
+    ValueError
+        If its file is at fault, or it is of another architecture.
+    """
+    network, _ = load_model(model_json)
+    own = network.architecture
+    if replace(own, dropout=architecture.dropout) != architecture:
+        raise ValueError(
+            f"training starts from {model_json}, a network of {own}, but the data and settings ask "
+            f"for {architecture}: they must be the same but for dropout"
+        )
+    return network
 
 
 def _recorder(

@@ -1,0 +1,140 @@
+"""Networks that a user brings: what their files decide, and what the config may not say then."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .models import check_together, read_model
+from .schema import Path_, Problem, read_schema
+
+OF_DATA = ("in_channels", "classes")  # keys of an architecture that are no settings
+
+
+def files_of(experiment: Mapping[str, Any]) -> list[str]:
+    """List the model files with which an experiment predicts; none if it trains its own."""
+    named = experiment.get("model") or []
+    return [named] if isinstance(named, str) else list(named)
+
+
+def settle(experiments: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Put what model files decide into the experiments that name some; yield what is wrong.
+
+    Parameters
+    ----------
+    experiments : mapping of name to experiment
+        Complete; network and target of one with ``model`` become those of the file.
+    given : mapping of name to experiment
+        As the config says it, without defaults: what contradicts a file.
+    """
+    for name, experiment in experiments.items():
+        where, own = ("experiments", str(name)), given.get(name) or {}
+        if experiment.get("model") and experiment.get("start_from"):
+            yield Problem(where, "has a model and start_from: it is used as it is, or trained on")
+            continue
+        if files := files_of(experiment):
+            yield from _bring(where, experiment, own, files)
+        elif start := experiment.get("start_from"):
+            yield from _start(where, experiment, str(start))
+
+
+def _bring(
+    where: Path_, experiment: dict[str, Any], own: Mapping[str, Any], files: Sequence[str]
+) -> Iterator[Problem]:
+    """Take network and target from model files."""
+    try:
+        models = [read_model(Path(file)) for file in files]
+        for other in models[1:]:
+            check_together(models[0], other)
+    except ValueError as error:
+        yield Problem((*where, "model"), str(error))
+        return
+    for model, file in zip(models, files, strict=True):
+        yield from _check_target((*where, "model"), model, file)
+        yield from _check_keys((*where, "model"), model, file)
+        yield from _check_checkpoint((*where, "model"), model, file, experiment)
+        yield from _contradict(where, model, file, own)
+    if own.get("training"):
+        yield Problem((*where, "training"), "the model is trained: start_from trains it further")
+    if isinstance(own.get("folds"), int) and own["folds"] > 1:
+        text = (
+            f"{own['folds']} folds are models of this run, but the model is brought: leave it out"
+        )
+        yield Problem((*where, "folds"), text)
+    experiment["target"] = models[0]["target"]
+    # Of keys that an older version did not know, the default is what it did.
+    usual = {key: part["default"] for key, part in _known_keys().items()}
+    experiment["network"] = usual | _network(models[0])
+
+
+def _start(where: Path_, experiment: Mapping[str, Any], file: str) -> Iterator[Problem]:
+    """Check that a network can begin with the weights of another."""
+    where = (*where, "start_from")
+    try:
+        model = read_model(Path(file))
+    except ValueError as error:
+        yield Problem(where, str(error))
+        return
+    yield from _check_keys(where, model, file)
+    for key, value in _network(model).items():
+        asked = experiment["network"].get(key)
+        if key != "dropout" and asked != value:  # dropout has no weights
+            yield Problem(where, f"network.{key} is {asked}, that of {file} is {value}: {SAME}")
+    if experiment["target"] != model["target"]:
+        asked = experiment["target"]
+        yield Problem(where, f"target is {asked}, that of {file} is {model['target']}: {SAME}")
+
+
+SAME = "what goes on with a model's weights must have its shape"
+
+
+def _contradict(
+    where: Path_, model: Mapping[str, Any], file: str, own: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Yield what an experiment itself says, and the model says otherwise."""
+    said: dict[Path_, Any] = {
+        ("network", key): value for key, value in (own.get("network") or {}).items()
+    }
+    said |= {("target",): own["target"]} if own.get("target") else {}
+    known: dict[Path_, Any] = {("network", key): value for key, value in _network(model).items()}
+    known |= {("target",): model["target"]}
+    for key, value in said.items():
+        if key in known and known[key] != value:
+            text = f"{value} contradicts {file}, whose {key[-1]} is {known[key]}: leave it out"
+            yield Problem((*where, *key), text)
+
+
+def _network(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's architecture has of the settings of a network."""
+    return {key: value for key, value in model["architecture"].items() if key not in OF_DATA}
+
+
+def _known_keys() -> dict[str, Any]:
+    return read_schema("config")["$defs"]["network"]["properties"]
+
+
+def _check_target(where: Path_, model: Mapping[str, Any], file: str) -> Iterator[Problem]:
+    known = read_schema("config")["properties"]["experiments"]["additionalProperties"]
+    targets = known["properties"]["target"]["enum"]
+    if model["target"] not in targets:
+        text = (
+            f"{file} has the target {model['target']!r}, which is not one of {', '.join(targets)}"
+        )
+        yield Problem(where, text)
+
+
+def _check_keys(where: Path_, model: Mapping[str, Any], file: str) -> Iterator[Problem]:
+    if unknown := sorted(_network(model).keys() - _known_keys().keys()):
+        text = f"{file} has an architecture with {', '.join(unknown)}, of which this version of "
+        yield Problem(where, f"{text}gigaseg knows nothing: use a newer one")
+
+
+def _check_checkpoint(
+    where: Path_, model: Mapping[str, Any], file: str, experiment: Mapping[str, Any]
+) -> Iterator[Problem]:
+    wanted = experiment["prediction"].get("checkpoint")
+    if wanted and wanted not in model["weights"]:
+        there = ", ".join(model["weights"])
+        text = (
+            f"{file} has no weights called {wanted!r} (there: {there}): set prediction.checkpoint"
+        )
+        yield Problem(where, text)

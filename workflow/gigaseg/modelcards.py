@@ -1,0 +1,162 @@
+"""Model cards: what each network was trained on, what it is, how good, and how to use it again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from .benchmarks import duration
+from .comparison import format_score
+from .geometry import UNetGeometry
+from .ledger import read_attempts
+from .summaries import Model, Results
+
+ENSEMBLE = "all"  # what stands for the number of a fold where all predict together
+MAXIMUM_NAMES = 200  # samples that a card lists; all are in the model file
+
+#: Scores of a checkpoint, and what they are called.
+SCORES = {
+    "loss": "validation loss",
+    "dice": "Dice",
+    "error": "pixel error",
+}
+
+
+def describe_models(results: Results) -> list[dict[str, Any]]:
+    """Collect what the template shows of each experiment's models.
+
+    Returns
+    -------
+    list of dict
+        ``experiment``, ``cards``, one per model, ``together``, whether they predicted as an
+        ensemble, and ``line``, which uses all of them in another run.
+    """
+    together = {record.experiment for record in results.at("predict") if record.fold == ENSEMBLE}
+    groups: dict[str, list[Model]] = {}
+    for model in results.models:
+        if model.description:
+            groups.setdefault(model.experiment, []).append(model)
+    return [
+        {
+            "experiment": name,
+            "cards": [_card(model) for model in models],
+            "together": len(models) > 1 and (name in together or models[0].brought),
+            "line": use_again([model.path for model in models]) if len(models) > 1 else "",
+        }
+        for name, models in groups.items()
+    ]
+
+
+def use_again(paths: Sequence[Path]) -> str:
+    """Write the line of an experiment that predicts with some models.
+
+    Examples
+    --------
+    >>> use_again([Path("kept/model.json")])
+    'model: kept/model.json'
+    >>> use_again([Path("a/model.json"), Path("b/model.json")])
+    'model: [a/model.json, b/model.json]'
+    """
+    names = [path.as_posix() for path in paths]
+    return f"model: {names[0] if len(names) == 1 else '[' + ', '.join(names) + ']'}"
+
+
+def _card(model: Model) -> dict[str, Any]:
+    says = model.description
+    return {
+        "fold": model.fold,
+        "brought": model.brought,
+        "path": model.path.as_posix(),
+        "line": use_again([model.path]),
+        "facts": [(name, text) for name, text in _facts(model) if text],
+        "scores": list(_scores(says)),
+        "curve": bool(model.history) and not model.brought,
+        "parts": list(_parts(says.get("samples", {}))),
+        "fingerprint": says.get("fingerprint", ""),
+        "sums": list(says.get("sha256", {}).items()),
+    }
+
+
+def _facts(model: Model) -> Iterator[tuple[str, str]]:
+    says = model.description
+    architecture, training = says.get("architecture", {}), says.get("settings", {}).get("training")
+    data = ("in_channels", "classes")
+    yield "Learned from", _count(says.get("samples", {}).get("train", {}))
+    yield "Watched on", _count(says.get("samples", {}).get("validation", {}))
+    yield "Began with", _start(says)
+    yield "Channels", str(says.get("channels", ""))
+    spacings = says.get("spacings") or [says[key] for key in ("spacing",) if key in says]
+    yield "Voxel", "; ".join(map(_spacing, spacings))
+    yield "Intensity", _list(says.get("intensity", {}))
+    yield "Classes", ", ".join(says.get("classes", ()))
+    yield "Network", _list({k: v for k, v in architecture.items() if k not in data})
+    yield "Parameters", f"{says['parameters']:,}" if says.get("parameters") else ""
+    yield "Context", _context(architecture)
+    yield "Training", _schedule(training or {})
+    yield "Device", ", ".join(str(says[key]) for key in ("device", "precision") if says.get(key))
+    yield "Time", _time(model.path.parent)
+
+
+def _count(identities: Mapping[str, str]) -> str:
+    """Count samples by data set."""
+    datasets = [name.partition("/")[0] for name in identities]
+    parts = [f"{datasets.count(name)} of {name}" for name in dict.fromkeys(datasets)]
+    count = f"{len(datasets)} sample{'' if len(datasets) == 1 else 's'}"
+    return f"{count} ({', '.join(parts)})" if datasets else ""
+
+
+def _start(says: Mapping[str, Any]) -> str:
+    start = says.get("start_from")
+    return f"the weights of model {start['model'][:12]}" if start else ""
+
+
+def _spacing(spacing: Sequence[float]) -> str:
+    return f"{' × '.join(f'{n:g}' for n in spacing)} µm (z × y × x)"
+
+
+def _list(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _context(architecture: Mapping[str, Any]) -> str:
+    if not architecture:
+        return ""
+    known = {field.name for field in fields(UNetGeometry)}
+    geometry = UNetGeometry(**{k: v for k, v in architecture.items() if k in known})
+    return f"{geometry.context} px to each side of a pixel decide about it"
+
+
+def _schedule(training: Mapping[str, Any]) -> str:
+    if not training:
+        return ""
+    keys = ("optimizer", "learning_rate")
+    how = "".join(f", {key.replace('_', ' ')} {training[key]}" for key in keys if key in training)
+    tiles = f"{training['batch']} tile{'' if training['batch'] == 1 else 's'}"
+    return f"{training['steps']} steps of {tiles} of {training['tile']} px{how}"
+
+
+def _time(folder: Path) -> str:
+    """Add up all attempts at a training, from what its folder remembers."""
+    seconds = [line["seconds"] for line in read_attempts(folder) if line["event"] == "end"]
+    return duration(sum(seconds)) if seconds else ""
+
+
+def _scores(says: Mapping[str, Any]) -> Iterator[tuple[str, int, list[tuple[str, str]]]]:
+    """Yield each checkpoint, its step, and its scores on the validation tiles."""
+    for name, scores in says.get("scores", {}).items():
+        found = [
+            (SCORES.get(key, key), "–" if value is None else format_score(value))
+            for key, value in scores.items()
+            if key != "step"
+        ]
+        yield name, scores.get("step", 0), found
+
+
+def _parts(
+    samples: Mapping[str, Mapping[str, str]],
+) -> Iterator[tuple[str, list[tuple[str, str]], int]]:
+    """Yield the samples of each part with their fingerprints, and how many are left out."""
+    for part, identities in samples.items():
+        if identities:
+            listed = list(identities.items())
+            yield part, listed[:MAXIMUM_NAMES], max(0, len(listed) - MAXIMUM_NAMES)
