@@ -130,6 +130,17 @@ def test_a_file_that_is_no_model_is_one_problem(tmp_path, key, name, message):
     assert message in problem
 
 
+@pytest.mark.parametrize(("channels", "found"), [("all", 0), ([1], 0), ([0, 2], 1)])
+def test_data_of_other_channels_are_refused_before_anything_runs(tmp_path, channels, found):
+    config = {
+        "datasets": {"cells": {"channels": channels}},
+        "experiments": {"one": {"datasets": ["cells"], "model": str(write(tmp_path))}},
+    }
+    problems = [str(problem) for problem in resolve(config, {})[1]]
+    assert len(problems) == found
+    assert all("reads 1 channel, data set cells keeps 2: [0, 2]" in text for text in problems)
+
+
 def test_weights_are_those_that_are_described(tmp_path):
     path = write(tmp_path)
     assert read_weights(path, read_model(path), "last") == b"last.safetensors"

@@ -13,6 +13,7 @@ ALWAYS = {
     "snakemake --cores 8 all",
     "snakemake --cores 8 predict_all",
     "snakemake --cores 8 all --configfile config/isbi2012.yaml",
+    "snakemake --cores 8 all --configfile config/isbi2012-folds.yaml",
     "snakemake --cores 8 all --configfile config/dsb2018.yaml",
     "snakemake --cores 8 all --configfile config/paper.yaml",
     "snakemake --cores 8 all --configfile config/ablation.yaml",

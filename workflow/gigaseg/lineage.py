@@ -16,7 +16,9 @@ def files_of(experiment: Mapping[str, Any]) -> list[str]:
     return [named] if isinstance(named, str) else list(named)
 
 
-def settle(experiments: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
+def settle(
+    experiments: Mapping[str, Any], given: Mapping[str, Any], datasets: Mapping[str, Any]
+) -> Iterator[Problem]:
     """Put what model files decide into the experiments that name some; yield what is wrong.
 
     Parameters
@@ -25,6 +27,8 @@ def settle(experiments: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator
         Complete; network and target of one with ``model`` become those of the file.
     given : mapping of name to experiment
         As the config says it, without defaults: what contradicts a file.
+    datasets : mapping of name to data set
+        Complete: the channels they keep must be as many as a network reads.
     """
     for name, experiment in experiments.items():
         where, own = ("experiments", str(name)), given.get(name) or {}
@@ -32,13 +36,17 @@ def settle(experiments: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator
             yield Problem(where, "has a model and start_from: it is used as it is, or trained on")
             continue
         if files := files_of(experiment):
-            yield from _bring(where, experiment, own, files)
+            yield from _bring(where, experiment, own, files, datasets)
         elif start := experiment.get("start_from"):
             yield from _start(where, experiment, str(start))
 
 
 def _bring(
-    where: Path_, experiment: dict[str, Any], own: Mapping[str, Any], files: Sequence[str]
+    where: Path_,
+    experiment: dict[str, Any],
+    own: Mapping[str, Any],
+    files: Sequence[str],
+    datasets: Mapping[str, Any],
 ) -> Iterator[Problem]:
     """Take network and target from model files."""
     try:
@@ -48,7 +56,10 @@ def _bring(
     except ValueError as error:
         yield Problem((*where, "model"), str(error))
         return
+    names = experiment.get("datasets") or ()
+    kept = {name: datasets[name]["channels"] for name in names if name in datasets}
     for model, file in zip(models, files, strict=True):
+        yield from _check_channels((*where, "model"), model, file, kept)
         yield from _check_target((*where, "model"), model, file)
         yield from _check_keys((*where, "model"), model, file)
         yield from _check_checkpoint((*where, "model"), model, file, experiment)
@@ -120,6 +131,17 @@ def _check_target(where: Path_, model: Mapping[str, Any], file: str) -> Iterator
             f"{file} has the target {model['target']!r}, which is not one of {', '.join(targets)}"
         )
         yield Problem(where, text)
+
+
+def _check_channels(
+    where: Path_, model: Mapping[str, Any], file: str, kept: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Compare with the channels that data sets list; of `all` only the images know how many."""
+    reads = model["channels"]
+    for name, channels in kept.items():
+        if isinstance(channels, list) and len(channels) != reads:
+            text = f"{file} reads {reads} channel{'s' if reads > 1 else ''}, data set {name} keeps "
+            yield Problem(where, f"{text}{len(channels)}: {channels}")
 
 
 def _check_keys(where: Path_, model: Mapping[str, Any], file: str) -> Iterator[Problem]:

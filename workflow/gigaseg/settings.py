@@ -68,7 +68,7 @@ def resolve(
     problems = validate(own, read_schema("config"))
     settings = complete(_without(own, problems))
     named = own.get("experiments") or {}
-    problems += lineage.settle(settings["experiments"], named)
+    problems += lineage.settle(settings["experiments"], named, settings["datasets"])
     return settings, problems + list(check(settings))
 
 
