@@ -57,7 +57,7 @@ def resolved(**experiment):
 def test_a_model_file_decides_network_and_target(tmp_path):
     settings, problems = resolved(model=str(write(tmp_path)))
     assert problems == []
-    assert settings["experiments"]["one"]["network"] == NETWORK
+    assert settings["experiments"]["one"]["network"] == {"kind": "unet", **NETWORK}
     assert settings["experiments"]["one"]["target"] == "interior_boundary"
     assert settings["experiments"]["two"]["network"]["width"] == 16
 

@@ -1,11 +1,12 @@
 """U-Net, U-Net++ and the fully convolutional network: shapes, sizes, costs and what they see."""
 
 import json
+from hashlib import sha256
 
 import pytest
 import torch
 from gigaseg.geometry import UNetGeometry
-from gigaseg.inference import load_model
+from gigaseg.loading import load_model
 from gigaseg.networks import at_depth, build, count_parameters, depths_of, multiply_adds
 from gigaseg.training import mean_loss, weighted_cross_entropy
 from gigaseg.unet import Architecture, UNet, crop
@@ -199,10 +200,13 @@ def test_scores_are_enlarged_by_interpolation_at_first():
 
 def test_a_model_is_loaded_at_a_lesser_depth(tmp_path):
     network = build(Architecture(kind="unet++", depth=2, width=1))
-    save_file(network.state_dict(), tmp_path / "best.safetensors")
-    metadata = {"architecture": network.architecture.to_dict()}
-    metadata |= {"weights": {"best": "best.safetensors"}}
-    path = tmp_path / "model.json"
+    weights, path = tmp_path / "best.safetensors", tmp_path / "model.json"
+    save_file(network.state_dict(), weights)
+    metadata = {"format": 1, "architecture": network.architecture.to_dict(), "channels": 1}
+    metadata |= {"classes": ["background", "foreground"], "fingerprint": "f", "intensity": {}}
+    metadata |= {"samples": {}, "scores": {}, "spacing": [1, 1, 1], "target": "foreground"}
+    metadata |= {"weights": {"best": weights.name}}
+    metadata |= {"sha256": {"best": sha256(weights.read_bytes()).hexdigest()}}
     path.write_text(json.dumps(metadata))
     part, _ = load_model(path, "best", 1)
     assert part.architecture.depth == 1

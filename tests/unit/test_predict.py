@@ -204,8 +204,8 @@ def project(tmp_path):
 def expected(project, name, tile, network=None):
     """Oracle: plane by plane, each in one call, from the arrays in memory."""
     image = project.images[name]
-    predictor = Predictor(network or project.network)
-    grid = TileGrid(predictor.network.architecture.geometry, tile)
+    network = network or project.network
+    predictor, grid = Predictor(network), TileGrid(network.architecture.geometry, tile)
     planes = []
     for z in range(image.shape[1]):
         offset, scale = intensity_window(statistics(image), INTENSITY, z)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gigaseg import lessons
-from gigaseg.inference import load_model
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.ledger import digest
 from gigaseg.lessons import Source
+from gigaseg.loading import load_model
 from gigaseg.manifests import write_manifest
 from gigaseg.sampling import Sample
 from gigaseg.stages import train
