@@ -4,11 +4,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from gigaseg.census import PIECE, count_problems
 from gigaseg.geometry import blocks
 from gigaseg.labels import Contingency, contingency
 from gigaseg.matching import ctc_counts, match_counts
-from gigaseg.scores import add, tally_instances
-from gigaseg.stages.evaluate import PIECE, count_pairs
+from gigaseg.scores import tally_instances
 from gigaseg.volumes import Volume, create_array
 
 THRESHOLDS = [i / 100 for i in range(50, 100, 5)]
@@ -43,33 +43,56 @@ def test_against_stardist(bench, nuclei):
     assert ours.pq == pytest.approx(peer.panoptic_quality, rel=1e-6)  # stardist has float32
 
 
+@pytest.fixture
+def stores(bench, nuclei, tmp_path):
+    """Return a function that writes truth, probabilities and instances of a number of sides."""
+
+    def write(times):
+        side = times * bench.side(4096, 96)
+        truth = nuclei(side)[1].astype(np.uint32)
+        noise = np.random.default_rng(1).integers(0, 20, truth.shape, dtype=np.uint8)
+        maps = {
+            "truth": truth[None],
+            "probability": np.where(truth > 0, 255 - noise, noise).astype(np.uint8)[None, None],
+            "found": segmentation(truth)[None],
+        }
+        volumes = []
+        for name, data in maps.items():
+            store = tmp_path / name
+            array = create_array(store, "0", data.shape, data.dtype, storage=STORAGE)
+            array[...] = data
+            spacing = (1.0, 1.0, 1.0)
+            volumes.append(Volume(store, array, (array,), "czyx"[-data.ndim :], spacing, {}))
+        return truth, volumes
+
+    return write
+
+
+def read(volumes, windows):
+    for window in windows:
+        for volume in volumes:
+            np.asarray(volume.array[(slice(None),) * (volume.array.ndim - 3) + window.slices])
+
+
+OPTIONS = {"iou_thresholds": THRESHOLDS, "iou_match": "at_least"}
+
+
 @pytest.mark.parametrize("times", [1, 2])
-def test_scores_of_stores(bench, nuclei, tmp_path, times):
+def test_scores_of_stores(bench, stores, times):
     """All metrics of instances must cost no more than three times the decoding of both stores."""
-    side = times * bench.side(4096, 96)
-    truth = nuclei(side)[1].astype(np.uint32)
-    pair = []
-    for name, labels in (("truth", truth), ("found", segmentation(truth))):
-        array = create_array(tmp_path / name, "0", (1, side, side), "u4", storage=STORAGE)
-        array[0] = labels
-        pair.append(Volume(tmp_path / name, array, (array,), "zyx", (1.0, 1.0, 1.0), {}))
+    truth, (true, _, found) = stores(times)
+    windows = list(blocks((1, *truth.shape), (1, PIECE, PIECE)))
 
     def score_all():
-        tables = count_pairs(*pair, "plane")
-        options = {"iou_thresholds": THRESHOLDS, "iou_match": "at_least"}
-        return add(tally_instances(table, **options) for table in tables)
-
-    def read_all():
-        for window in blocks((1, side, side), (1, PIECE, PIECE)):
-            for volume in pair:
-                np.asarray(volume.array[window.slices])
+        pairs = ([np.asarray(v.array[w.slices]) for v in (true, found)] for w in windows)
+        return tally_instances(Contingency.total(contingency(*pair) for pair in pairs), **OPTIONS)
 
     tally, _ = bench.compare(
         score_all,
-        read_all,
+        lambda: read((true, found), windows),
         names=(
             "all scores of instances, stores → counts, 1 thread",
-            f"{side}², {len(np.unique(truth)) - 1} cells",
+            f"{len(truth)}², {len(np.unique(truth)) - 1} cells",
             "decoding both stores, 1 thread",
         ),
         aim="0.33",
@@ -77,6 +100,24 @@ def test_scores_of_stores(bench, nuclei, tmp_path, times):
     )
     counts = tally["foreground", None]
     assert counts.tp + counts.fn == np.count_nonzero(truth)
+
+
+def test_census_of_stores(bench, stores):
+    """What evaluate counts in its one pass: pairs, calibration, sizes and shapes."""
+    truth, volumes = stores(2)
+    windows = list(blocks((1, *truth.shape), (1, PIECE, PIECE)))
+    ((pairs, census),), _ = bench.compare(
+        lambda: list(count_problems(*volumes, "plane")),
+        lambda: read(volumes, windows),
+        names=(
+            "pairs, calibration, sizes and shapes, stores → counts, 1 thread",
+            f"{len(truth)}², {len(np.unique(truth)) - 1} cells",
+            "decoding truth, probabilities and instances, 1 thread",
+        ),
+        aim="none",
+        rounds=3,
+    )
+    assert pairs.voxels.sum() == sum(census.calibration.voxels) == truth.size
 
 
 def shifted_cells(count):

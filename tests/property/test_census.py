@@ -7,7 +7,7 @@ import pytest
 from gigaseg import census
 from gigaseg.calibration import CalibrationCounts, count_calibration
 from gigaseg.geometry import blocks
-from gigaseg.labels import boundary_truth
+from gigaseg.labels import boundary_truth, contingency
 from gigaseg.measures import Joining, measure
 from gigaseg.scores import decode, encode
 from gigaseg.volumes import commit_image, commit_labels, create_array, open_volume
@@ -138,7 +138,13 @@ def test_census_of_stores_is_that_of_arrays(
         volumes.append(open_volume(store))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(census, "PIECE", 32)
-        taken = census.take_census(*volumes, objects, workers=workers)
+        tables, parts = zip(*census.count_problems(*volumes, objects, workers=workers), strict=True)
+    taken = sum(parts, census.Census())
+    pairs = [truth] if objects == "volume" else truth[:, None]
+    segments = [found] if objects == "volume" else found[:, None]
+    for table, one, other in zip(tables, pairs, segments, strict=True):
+        whole = contingency(one, other)
+        assert all(np.array_equal(vars(table)[key], vars(whole)[key]) for key in vars(whole))
     values = np.minimum(probabilities.astype(int).sum(axis=0), 255).astype(np.uint8)
     truth = np.where(truth == ignored, 0, truth)
     known = slow_calibration(truth, values, channels == 1, objects)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gigaseg import disk
-from gigaseg.disk import DiskError, blame, settle, writing
+from gigaseg.disk import DiskError, blame, settle, telling, writing
 from gigaseg.ledger import Construction, read_attempts
 from gigaseg.manifests import read_manifest, write_atomically
 
@@ -47,6 +47,9 @@ def test_other_errors_stay_what_they_are(tmp_path, problem):
         raise problem
     assert caught.value is problem
     assert blame(tmp_path, problem) is None
+    with pytest.raises(type(problem)) as caught, telling(tmp_path):
+        raise problem
+    assert caught.value is problem
 
 
 def test_an_error_is_explained_once(tmp_path):

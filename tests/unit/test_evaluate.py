@@ -1,3 +1,4 @@
+import errno
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -5,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gigaseg import semantics
+from gigaseg import census, relaxation, semantics
+from gigaseg.disk import DiskError
 from gigaseg.fingerprints import canonical_json
 from gigaseg.labels import boundary_truth, components, contingency
 from gigaseg.manifests import read_manifest, write_manifest
@@ -211,9 +213,20 @@ def test_scores_do_not_depend_on_the_pieces_that_are_read(tmp_path, monkeypatch,
         "a", truth, np.zeros((1, 2, 45, 70), np.uint8), found, objects=objects
     )
     _, whole = lot.run(threads=threads)
-    monkeypatch.setattr(evaluate, "PIECE", 17)  # chunks are 16 px: pieces of 32
+    monkeypatch.setattr(census, "PIECE", 17)  # chunks are 16 px: pieces of 32
     _, parts = lot.run(threads=threads)
     pd.testing.assert_frame_equal(whole, parts)
+
+
+def test_a_full_disk_under_the_list_of_mismatches_is_told_as_such(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(relaxation, "IN_MEMORY", 0)
+    monkeypatch.setattr(relaxation, "TemporaryFile", full)
+    lot = Lot(tmp_path).sample("a", *noisy(2))
+    with pytest.raises(DiskError, match=r"cannot be written \(No space left.*make room"):
+        lot.run()
 
 
 def test_without_thresholds_no_plane_is_read_whole(tmp_path, monkeypatch):

@@ -540,6 +540,18 @@ def test_the_forecast_lists_large_samples_alone_and_small_ones_together(told, tm
 
 
 @pytest.mark.usefixtures("machine")
+def test_lists_of_mismatches_of_large_planes_need_a_disk_and_are_no_reason_to_refuse(told):
+    sample = told["samples"]["d/a.tif"]
+    evaluate = job("evaluate", Path(told["config"]["results"]) / "e.json", ["d/a.tif"])
+    told["jobs"].append(evaluate)
+    for side, expected in ((4000, 0.0), (20_000, 2**2 * 20_000.0**2)):
+        told["config"]["datasets"]["d"]["phantom"] = {"kind": "nuclei", "shape": [1, side, side]}
+        Path(sample["image"]).unlink(missing_ok=True)
+        need = stage.look_ahead(told, local=False)[0].jobs[evaluate["outputs"][0]]
+        assert (need.disk, need.least) == (expected, 0)
+
+
+@pytest.mark.usefixtures("machine")
 def test_a_run_that_fits_is_told_in_a_line(told):
     text, _ = stage.before_run(told, local=True)
     assert text.startswith("Forecast: ")

@@ -1,12 +1,12 @@
-"""Count what the report needs of a sample, in one pass over truth, probabilities and instances.
+"""Count what evaluation needs of a sample, in one pass over truth, probabilities and instances.
 
 Volumes are read piece by piece, so memory grows with the number of objects only. No count depends
 on the pieces or on the number of threads.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -14,26 +14,37 @@ import numpy as np
 
 from .calibration import CalibrationCounts, count_calibration
 from .geometry import Window, blocks
+from .labels import Contingency, Objects, contingency
 from .measures import MEASURES, Joining, Measured, Spectrum, add_spectra, measure
 from .volumes import Volume
 
-PIECE = 2048  # px; what a thread reads at a time
+PIECE = 2048  # px; what a thread reads at a time, 16 MB of truth and of instances
 SIDES = ("truth", "predicted")
+
+
+def _no_spectra() -> dict[tuple[str, str], Spectrum]:
+    return {(side, name): {} for side in SIDES for name in MEASURES}
 
 
 @dataclass(frozen=True)
 class Census:
-    """What was counted of one sample.
+    """Counts of probabilities and objects that add up over problems.
 
     Attributes
     ----------
     calibration : CalibrationCounts
-    spectra : dict of (side, measure) to spectrum
+    spectra : mapping of (side, measure) to spectrum
         For each of `SIDES` and `gigaseg.measures.MEASURES`: how many objects have each value.
     """
 
-    calibration: CalibrationCounts
-    spectra: dict[tuple[str, str], Spectrum]
+    calibration: CalibrationCounts = field(default_factory=CalibrationCounts)
+    spectra: Mapping[tuple[str, str], Spectrum] = field(default_factory=_no_spectra)
+
+    def __add__(self, other: "Census") -> "Census":
+        return Census(
+            self.calibration + other.calibration,
+            {key: add_spectra([own, other.spectra[key]]) for key, own in self.spectra.items()},
+        )
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield the spectra as rows of a table: side, measure, value, objects."""
@@ -44,55 +55,66 @@ class Census:
 
 @dataclass(frozen=True)
 class _Part:
-    """What was counted in one piece."""
+    """What was counted in one piece, or in several of one problem."""
 
+    pairs: Contingency
     calibration: CalibrationCounts
     sides: tuple[Measured, Measured]
 
 
-def take_census(
-    truth: Volume, probability: Volume, segments: Volume, objects: Any, *, workers: int = 1
-) -> Census:
-    """Count probabilities by truth, and true and predicted objects by size and shape.
+def count_problems(
+    truth: Volume, probability: Volume, segments: Volume, objects: Objects, *, workers: int = 1
+) -> Iterator[tuple[Contingency, Census]]:
+    """Count the pairs of objects, and take the census, of each plane or of the volume.
 
     Parameters
     ----------
     truth, probability, segments : Volume
         Of the same extent. Voxels whose truth is not known (its attribute ``ignored`` is their id)
-        have no part in the calibration and belong to no true object. The sum of all channels of
+        have no part in the calibration and belong to no true object; in the contingency table
+        their id stands as it is. The sum of all channels of
         `probability` is that of being no background: with one channel, the ridge between touching
         instances was taught as background; with two (interior, boundary) it was not.
     objects : {"plane", "volume"}
-        Whether an id means the same object in every plane.
+        What a problem is: each plane, or the volume, in which an id means one object.
     workers : int
         Pieces counted at once, in threads.
-    """
 
+    Yields
+    ------
+    pairs : Contingency
+        Of truth and segments; about 220 bytes per object.
+    census : Census
+    """
     ignored = truth.attributes.get("ignored")
 
     def count(window: Window) -> _Part:
         near = window.expand((objects == "volume", 1, 1)).clip(truth.shape)
-        labels = np.asarray(truth.array[near.slices])
-        unknown = np.zeros(labels.shape, bool) if ignored is None else labels == ignored
-        labels = np.where(unknown, labels.dtype.type(0), labels)
         inner = window.within(near)
+        stored = np.asarray(truth.array[near.slices])
+        found = np.asarray(segments.array[window.slices])
         values = _foreground(probability, window)
+        pairs = contingency(stored[inner.slices], found)
+        unknown = np.zeros(stored.shape, bool) if ignored is None else stored == ignored
+        labels = np.where(unknown, stored.dtype.type(0), stored)
         ridge = probability.channels == 1
         counts = count_calibration(labels, values, start=inner.start, ridge=ridge, objects=objects)
         return _Part(
+            pairs,
             counts.without(values[unknown[inner.slices]]),
             (
                 measure(labels[inner.slices], start=window.start),
-                measure(np.asarray(segments.array[window.slices]), start=window.start),
+                measure(found, start=window.start),
             ),
         )
 
+    # Whole chunks: those are decoded as a whole.
     sides = [-(-PIECE // chunk) * chunk for chunk in truth.array.chunks[-2:]]
-    pieces = blocks(truth.shape, (1, *sides))
+    pieces = list(blocks(truth.shape, (1, *sides)))
     planes = (list(group) for _, group in groupby(pieces, lambda window: window.start[0]))
     with ThreadPoolExecutor(workers) as pool:
-        parts = (_join(pool.map(count, plane)) for plane in planes)
-        return _sum(parts if objects == "plane" else [_join(parts)])
+        for problem in planes if objects == "plane" else [pieces]:
+            yield _summarise(pool.map(count, problem))
 
 
 def _foreground(probability: Volume, window: Window) -> np.ndarray:
@@ -106,22 +128,22 @@ def _foreground(probability: Volume, window: Window) -> np.ndarray:
     return np.minimum(every.sum(axis=0, dtype=np.uint16), 255).astype(np.uint8)
 
 
-def _join(parts: Iterable[_Part]) -> _Part:
+def _summarise(parts: Iterable[_Part]) -> tuple[Contingency, Census]:
     """Add up the parts of one problem."""
     calibration, sides = CalibrationCounts(), (Joining(), Joining())
-    for part in parts:
-        calibration += part.calibration
-        for side, measured in zip(sides, part.sides, strict=True):
-            side.add(measured)
-    return _Part(calibration, (sides[0].total(), sides[1].total()))
 
+    def tables() -> Iterator[Contingency]:
+        nonlocal calibration
+        for part in parts:
+            calibration += part.calibration
+            for side, measured in zip(sides, part.sides, strict=True):
+                side.add(measured)
+            yield part.pairs
 
-def _sum(problems: Iterable[_Part]) -> Census:
-    calibration = CalibrationCounts()
-    spectra: dict[tuple[str, str], Spectrum] = {(s, m): {} for s in SIDES for m in MEASURES}
-    for part in problems:
-        calibration += part.calibration
-        for side, measured in zip(SIDES, part.sides, strict=True):
-            for name, spectrum in measured.spectra().items():
-                spectra[side, name] = add_spectra([spectra[side, name], spectrum])
-    return Census(calibration, spectra)
+    pairs = Contingency.total(tables())
+    spectra = {
+        (name, measure): spectrum
+        for name, side in zip(SIDES, sides, strict=True)
+        for measure, spectrum in side.total().spectra().items()
+    }
+    return pairs, Census(calibration, spectra)

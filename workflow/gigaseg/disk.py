@@ -58,6 +58,28 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Turn those errors into one that a user understands that can only come from writing.
+
+    For blocks that read as well, see `writing`.
+
+    Examples
+    --------
+    >>> with telling(Path("/results")):
+    ...     raise OSError(27, "")
+    Traceback (most recent call last):
+    gigaseg.disk.DiskError: /results cannot be written (File too large): a limit on ...
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as problem:
+        told = blame(path, problem)
+        if told is None:
+            raise
+        raise told from problem
+
+
+@contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Say in an error of a codec which file of ours is damaged, and how to make it again.
 

@@ -402,6 +402,21 @@ def map_memory(size: Size, thresholds: int) -> float:
     return thresholds * each + bits * (thresholds > 0)
 
 
+def mismatch_files(size: Size, thresholds: int) -> float:
+    """Bytes of disk that boundary maps take for a moment while so many thresholds are worked on.
+
+    At most: at threshold 0 every pixel of the background is a mismatch.
+
+    Examples
+    --------
+    >>> [mismatch_files(Size((1, 1, n, n), 2), thresholds=2) / 1e9 for n in (4096, 32768)]
+    [0.0, 8.589934592]
+    """
+    pixels = math.prod(size.shape[2:])
+    each = pixels * (4.0 if pixels + size.shape[2] * 8 < 2**32 else 8.0)
+    return thresholds * each if each > MAP_LIST else 0.0
+
+
 # --------------------------------------------------------------------------------------------- time
 
 

@@ -187,7 +187,7 @@ def _caption(spreads: Mapping[tuple[str, str], Spread], size: str, unit: str, sa
         sizes, fill = spreads[side, "voxels"], spreads[side, "fill"]
         count = int(sizes.objects.sum())
         if count:
-            middle = f"median {size} {_number(sizes.median)} {unit}"
+            middle = f"median {size} {format_size(sizes.median)} {unit}"
             shape = f"filling {fill.median:.2f} of the box"
             noun = "object" if count == 1 else "objects"
             parts.append(f"{name}: {count:,} {noun}, {middle}, {shape}")
@@ -200,8 +200,14 @@ def _samples(count: int, split: str | None) -> str:
     return f"{count} {split} {'sample' if count == 1 else 'samples'}"
 
 
-def _number(value: float) -> str:
-    """Write a size with three digits or more, never with an exponent."""
+def format_size(value: float) -> str:
+    """Write a size with three digits or more, never with an exponent.
+
+    Examples
+    --------
+    >>> format_size(1726.4), format_size(36.52)
+    ('1,726', '36.5')
+    """
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 

@@ -9,17 +9,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .. import semantics
-from ..census import Census, take_census
-from ..geometry import Window, blocks
-from ..labels import Contingency, LabelArray, contingency
+from ..census import Census, count_problems
+from ..disk import telling
+from ..labels import LabelArray, Objects
 from ..ledger import digest, fingerprint
 from ..maps import BoundaryMap
 from ..remarks import remark
@@ -29,8 +30,6 @@ from ..volumes import Volume, open_volume
 from . import Row, read_entries, run_lot, share_threads
 
 LIBRARIES = ("numpy", "scipy", "numba", "zarr")
-
-PIECE = 2048  # px; what a thread reads at a time of truth and instances, 16 MB each
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def evaluate_sample(
     workers : int
         Threads.
     folder : Path, optional
-        See `tally_volume`.
+        See `tally_planes`.
 
     Raises
     ------
@@ -159,10 +158,11 @@ def evaluate_sample(
     found, segments = open_volume(probability["store"]), open_volume(instances["store"])
     _check_shapes(truth, found, segments)
     objects = row["objects"]
-    problems = tally_volume(
-        truth, found, segments, objects, evaluation, workers=workers, folder=folder
+    on_map = tally_planes(truth, found, evaluation, workers=workers, folder=folder)
+    on_instances, census = tally_problems(
+        truth, found, segments, objects, evaluation, workers=workers
     )
-    census = take_census(truth, found, segments, objects, workers=workers)
+    problems = [*on_map, *on_instances]
     whole: Tally = {("calibration", None): census.calibration}
     if width is not None:
         rims = semantics.Rims(width, objects, truth.spacing, truth.attributes.get("ignored"))
@@ -184,52 +184,72 @@ def _rim_width(settings: Mapping[str, Any]) -> float | None:
     return settings["weights"]["boundary_width"]
 
 
-def tally_volume(
+def tally_planes(
     truth: Volume,
     probability: Volume,
-    segments: Volume,
-    objects: str,
     evaluation: Mapping[str, Any],
     *,
     workers: int = 1,
     folder: Path | None = None,
-) -> list[tuple[int | None, Tally]]:
-    """Count everything the metrics need, for each problem; the counts of a sample are their sum.
+) -> list[tuple[int, Tally]]:
+    """Count what the metrics of boundary maps need, for each plane; those of a sample are the sum.
 
-    Voxels that the truth does not know (its attribute ``ignored`` is their id) count in none.
-    Boundary-map metrics are defined in the plane: the counts of planes are added. They are taken
-    from the first channel (the foreground, or the interior); without thresholds there are none.
-    Instance metrics treat every plane (`objects` "plane") or the volume ("volume") as one problem.
-    Planes and volumes may be of any size; `folder` is where files of a moment may lie.
+    Pixels that the truth does not know (its attribute ``ignored`` is their id) count in none. The
+    map is the first channel (the foreground, or the interior); without thresholds there are none.
+    Planes may be of any size; `folder` is where files of a moment may lie.
 
-    Returns
-    -------
-    list of (int or None, Tally)
-        The plane of the problem, None for the volume.
+    Raises
+    ------
+    DiskError
+        If such a file finds no room.
     """
-    planes = range(truth.shape[0] if evaluation["thresholds"] else 0)
     ignored = truth.attributes.get("ignored")
-    on_map = (
-        tally_map(
+
+    def count(z: int) -> Tally:
+        return tally_map(
             BoundaryMap(_Plane(truth, z), _Plane(probability, z), folder=folder, ignored=ignored),
             thresholds=evaluation["thresholds"],
             radius=evaluation["warping_radius"],
             workers=workers,
         )
-        for z in planes
-    )
-    on_instances = (
-        tally_instances(
-            table,
+
+    with telling(folder or Path(gettempdir())):
+        return [(z, count(z)) for z in range(truth.shape[0] if evaluation["thresholds"] else 0)]
+
+
+def tally_problems(
+    truth: Volume,
+    probability: Volume,
+    segments: Volume,
+    objects: Objects,
+    evaluation: Mapping[str, Any],
+    *,
+    workers: int = 1,
+) -> tuple[list[tuple[int | None, Tally]], Census]:
+    """Count what the metrics of instances need, and take the census of the sample.
+
+    Every plane (`objects` "plane") or the volume ("volume") is a problem of its own. Voxels that
+    the truth does not know count in none.
+
+    Returns
+    -------
+    list of (int or None, Tally)
+        The plane of the problem, None for the volume.
+    Census
+    """
+    tallies: list[tuple[int | None, Tally]] = []
+    total = Census()
+    problems = count_problems(truth, probability, segments, objects, workers=workers)
+    for z, (pairs, census) in enumerate(problems):
+        tally = tally_instances(
+            pairs,
             iou_thresholds=evaluation["iou_thresholds"],
             iou_match=evaluation["iou_match"],
-            ignored=ignored,
+            ignored=truth.attributes.get("ignored"),
         )
-        for table in count_pairs(truth, segments, objects, workers=workers)
-    )
-    flat = objects == "plane"
-    numbered = ((z if flat else None, tally) for z, tally in enumerate(on_instances))
-    return [*zip(planes, on_map, strict=True), *numbered]
+        tallies.append((z if objects == "plane" else None, tally))
+        total += census
+    return tallies, total
 
 
 def _score_planes(problems: Iterable[tuple[int | None, Tally]]) -> dict[int, list[Score]]:
@@ -239,28 +259,6 @@ def _score_planes(problems: Iterable[tuple[int | None, Tally]]) -> dict[int, lis
         if z is not None:
             planes.setdefault(z, []).append(tally)
     return {z: score(add(tallies)) for z, tallies in planes.items()} if len(planes) > 1 else {}
-
-
-def count_pairs(
-    truth: Volume, segments: Volume, objects: str, *, workers: int = 1
-) -> Iterator[Contingency]:
-    """Yield the contingency table of every problem: of each plane, or of the volume.
-
-    It is added up from pieces of `PIECE` px, so memory grows with the number of objects only, by
-    about 220 bytes each.
-    """
-
-    def count(window: Window) -> Contingency:
-        pair: list[Any] = [truth.array, segments.array]
-        return contingency(*(np.asarray(array[window.slices]) for array in pair))
-
-    # Whole chunks: those are decoded as a whole.
-    sides = [-(-PIECE // chunk) * chunk for chunk in truth.array.chunks[-2:]]
-    pieces = list(blocks(truth.shape, (1, *sides)))
-    planes = (list(group) for _, group in groupby(pieces, lambda window: window.start[0]))
-    with ThreadPoolExecutor(workers) as pool:
-        for problem in planes if objects == "plane" else [pieces]:
-            yield Contingency.total(pool.map(count, problem))
 
 
 def _group(row: Row, settings: Mapping[str, Any]) -> dict[str, Any]:

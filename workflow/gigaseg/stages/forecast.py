@@ -19,6 +19,7 @@ from ..forecast import (
     checkpoints,
     disk,
     duration,
+    mismatch_files,
     parameters,
     pictures,
     rates,
@@ -223,6 +224,9 @@ class _Forecast:
             return Need(disk=2 * 4 * count, passing=passing, files=MODEL)
         if stage == "phantom":
             return Need(disk=RAW * sum(size.voxels for size in known), files=2 * len(known))
+        if stage == "evaluate":
+            at_once = min(THREADS, len(settings["evaluation"]["thresholds"]))
+            return Need(disk=max((mismatch_files(size, at_once) for size in known), default=0.0))
         target = settings.get("target", "foreground")
         if stage == "view":
             smallest = settings["storage"]["smallest_level"]

@@ -19,6 +19,7 @@ from ..manifests import write_atomically, write_manifest
 from ..page import build_context, kinds_of_labels, kinds_of_objects, render
 from ..pictures import STRIP, Pictures, Place, draw_sample, draw_strip
 from ..scoreboard import list_tables
+from ..spreads import format_size
 from ..summaries import Record, Results, read_results
 from ..views import Sample, View, open_sample
 from . import stamp
@@ -404,6 +405,6 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     shown = [c for c in SIZES if c in table and not (unknown and c.endswith(("um2", "um3")))]
     if shown and len(table):
         low, middle, high = np.percentile(table[shown[0]], [25, 50, 75])
-        facts.append(("median size", f"{middle:,.3g} {SIZES[shown[0]]}"))
-        facts.append(("half are", f"{low:,.3g} to {high:,.3g}"))
+        facts.append(("median size", f"{format_size(middle)} {SIZES[shown[0]]}"))
+        facts.append(("half are", f"{format_size(low)} to {format_size(high)}"))
     return facts
