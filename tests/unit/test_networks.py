@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from gigaseg.geometry import UNetGeometry
-from gigaseg.inference import load_model
+from gigaseg.loading import load_model
 from gigaseg.networks import at_depth, build, count_parameters, depths_of, multiply_adds
 from gigaseg.training import mean_loss, weighted_cross_entropy
 from gigaseg.unet import Architecture, UNet, crop

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from gigaseg import lessons
-from gigaseg.inference import load_model
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.ledger import digest
 from gigaseg.lessons import Source
+from gigaseg.loading import load_model
 from gigaseg.manifests import write_manifest
 from gigaseg.sampling import Sample
 from gigaseg.stages import train
@@ -52,6 +52,7 @@ SETTINGS: dict[str, Any] = {
         "device": "cpu",
         "threads": 1,
         "processes": 1,
+        "deterministic": False,
         "validate_every": 2,
         "checkpoint_every": 2,
         "patience": 0,
