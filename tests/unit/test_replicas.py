@@ -166,6 +166,12 @@ def test_places_are_shared_out_evenly() -> None:
     assert Place.first(1, 1) == Place()
 
 
+def test_a_batch_has_a_tile_for_every_process() -> None:
+    with pytest.raises(ValueError, match="processes is 3, and a batch of 2 tiles has none for"):
+        Place(processes=3).check_batch(2)
+    Place(processes=3).check_batch(3)
+
+
 def test_as_many_gpus_as_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(ValueError, match="asks for 2 GPUs on each machine, and there are 1 here"):

@@ -251,6 +251,7 @@ def _prepare(
 ) -> _Task:
     runtime = choose_runtime(settings["training"], "training")
     place.check_devices(runtime.device)
+    place.check_batch(settings["training"]["batch"])
     if runtime.device == "cpu":
         keep_freed_memory()  # before PyTorch starts threads
     training = {**settings["training"], **asdict(runtime)}
