@@ -198,7 +198,7 @@ def write_model(root, experiment, seed=0):
                 "parameters": 1941042,
                 "device": "cpu",
                 "scores": {"best": {"step": 1850}},
-                "settings": {"training": {"ema": 0.999}},
+                "settings": {"training": {"steps": 2000, "batch": 1, "tile": 316, "ema": 0.999}},
                 "stopped_early_after": 2000,
             }
         )

@@ -77,11 +77,11 @@ class Place(ClusterEnvironment):
         return cls(0, processes, nodes, address, find_free_network_port())
 
     def check_batch(self, batch: int) -> None:
-        """Raise ValueError if a batch, perhaps one that was chosen, has no tile for some process."""
+        """Raise ValueError if a batch has no tile for some process."""
         if batch < self.processes:
             raise ValueError(
-                f"training.processes is {self.processes}, and a batch of {batch} tiles has none for "
-                f"some of them: raise training.batch, or lower it"
+                f"training.processes is {self.processes}, and a batch of {batch} tiles has none "
+                f"for some of them: raise training.batch, or lower it"
             )
 
     def check_devices(self, device: str) -> None:
