@@ -81,6 +81,7 @@ class Model:
     depths: dict[str, list[float]] = field(default_factory=dict)
     path: Path = Path()
     brought: bool = False
+    resumed: list[int] = field(default_factory=list)  # after these steps, by attempts
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,7 @@ def _read_model(path: Path, notes: list[str]) -> Model:
         history=read_history(folder / "metrics.csv"),
         depths=read_history(folder / "depths.csv"),
         path=folder / "model.json",
+        resumed=_read_resumptions(folder / BOOKS / "attempts.jsonl"),
     )
 
 
@@ -273,6 +275,12 @@ def _read_attempts(records: Iterable[Record]) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines() if path.is_file() else []
         notes += [{"stage": record.stage, **note} for line in lines if (note := _json_line(line))]
     return notes
+
+
+def _read_resumptions(path: Path) -> list[int]:
+    """Return the steps after which killed attempts at a training were taken up."""
+    notes = map(_json_line, path.read_text().splitlines() if path.is_file() else [])
+    return [note["resumed_after_step"] for note in notes if "resumed_after_step" in note]
 
 
 def _json_line(line: str) -> dict[str, Any]:

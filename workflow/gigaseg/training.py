@@ -25,6 +25,7 @@ from .networks import build
 from .optimisation import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from .patches import Batch, TrainingBatches, ValidationBatches
 from .replicas import Place
+from .runtime import repeatable
 from .unet import Architecture, Network
 
 logger = logging.getLogger(__name__)
@@ -295,11 +296,12 @@ def fit(
     Notes
     -----
     Bits are reproducible on one kind of CPU with the same number of threads and processes, whether
-    or not the training was killed meanwhile.
+    or not the training was killed meanwhile; on one kind of GPU with ``deterministic``.
     """
-    training = take_steps(network, settings, batches, validation, write, **more)
-    with memory_explained(settings, network.architecture):
-        return training.finish(batches)
+    with repeatable(settings["device"], settings["deterministic"]):
+        training = take_steps(network, settings, batches, validation, write, **more)
+        with memory_explained(settings, network.architecture):
+            return training.finish(batches)
 
 
 def take_steps(

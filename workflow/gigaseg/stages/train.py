@@ -27,7 +27,7 @@ from ..models import FORMAT
 from ..networks import count_parameters
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
-from ..runtime import Runtime, choose_runtime
+from ..runtime import Runtime, choose_runtime, keep_freed_memory, repeatable
 from ..sampling import TileSource, load_within
 from ..sizing import choose_sizes
 from ..training import fit, initialise, take_steps
@@ -180,13 +180,11 @@ def _train(
         logger.info("the training goes on after step %d", progress.step)
         construction.note(resumed_after_step=progress.step)
     told = {**job, "settings": {**settings, "training": task.training}}
+    before = len(progress.rows) if progress else 0
+    write = _recorder(construction.path / "metrics.csv", task.training, before)
     with companions(place, FOLLOWER, told):
         best, last = fit(
-            *task.arguments,
-            _recorder(construction.path / "metrics.csv", task.training),
-            progress=progress,
-            keep=checkpoints.write,
-            place=place,
+            *task.arguments, write, progress=progress, keep=checkpoints.write, place=place
         )
     return {
         "format": FORMAT,
@@ -208,7 +206,8 @@ def follow() -> None:
     lesson = read_lesson(_entries(map(Path, job["weigh"])), settings)
     task = _prepare(lesson, settings, job, place)
     progress = _checkpoints(Path(job["folder"])).latest()
-    take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
+    with repeatable(task.training["device"], task.training["deterministic"]):
+        take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
     leave()
 
 
@@ -252,6 +251,9 @@ def _prepare(
 ) -> _Task:
     runtime = choose_runtime(settings["training"], "training")
     place.check_devices(runtime.device)
+    place.check_batch(settings["training"]["batch"])
+    if runtime.device == "cpu":
+        keep_freed_memory()  # before PyTorch starts threads
     training = {**settings["training"], **asdict(runtime)}
     balance = weigh_classes(lesson, settings["target"])
     class_weights = balance if training["class_balance"] else np.ones_like(balance)
@@ -303,13 +305,13 @@ def load_start(model_json: Path, architecture: Architecture) -> Network:
 
 
 def _recorder(
-    table: Path, training: Mapping[str, Any]
+    table: Path, training: Mapping[str, Any], told: int
 ) -> Callable[[Sequence[Mapping[str, float]]], None]:
-    """Return a function that writes the learning curve to the table, and its end to the log."""
+    """Return a function that writes the learning curve to a table, and what is new to the log."""
 
     def write(rows: Sequence[Mapping[str, float]]) -> None:
         write_atomically(table, ",".join(COLUMNS) + "\n" + "".join(map(format_row, rows)))
-        for row in rows[-1:]:
+        for row in rows[told:][-1:]:
             logger.info("%s", _line(row, training["steps"]))
 
     return write
