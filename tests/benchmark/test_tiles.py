@@ -1,4 +1,4 @@
-"""Does a training wait for its tiles? Default settings, on a GPU if there is one."""
+"""Making tiles against the training steps they are made for, with the default settings."""
 
 from pathlib import Path
 
@@ -67,22 +67,6 @@ def training(request, bench, nuclei, tmp_path):
         take_steps(initialise(architecture, 1), chosen, batches(kind, steps), None, lambda _: None)
 
     return request.param, settings, batches, learn
-
-
-def test_a_training_waits_for_no_tile(bench, training):
-    place, settings, _, learn = training
-    steps = 20 if bench.measured else 2
-    bench.compare(
-        lambda: learn(TrainingBatches, steps),
-        lambda: learn(Cached, steps),
-        names=(
-            f"{steps} steps of training from {place}, {DEVICE}",
-            f"tile {settings['tile']}, batch {settings['batch']}",
-            "the same on one cached batch, rendered anew in every step",
-        ),
-        aim="0.95",
-        rounds=3,
-    )
 
 
 def test_tiles_are_a_small_share_of_a_step(bench, training):

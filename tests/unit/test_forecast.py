@@ -23,6 +23,7 @@ from gigaseg.forecast import (
     Need,
     Size,
     Stored,
+    checkpoints,
     disk,
     duration,
     parameters,
@@ -59,6 +60,7 @@ NETWORK = {"depth": 4, "width": 16, "padding": "valid"}
 PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1}
 PREDICTION |= {"device": "auto", "precision": "auto", "jobs_per_sample": 1}
 TRAINING = {"tile": 316, "batch": 1, "steps": 100, "device": "auto", "precision": "auto"}
+TRAINING |= {"optimizer": "adamw", "ema": 0, "processes": 1}
 EXPERIMENT = {"network": NETWORK, "prediction": PREDICTION, "training": TRAINING}
 EXPERIMENT |= {"target": "foreground", "evaluation": {"thresholds": [0.5]}}
 EXPERIMENT |= {"view": {"pane": 1024}}
@@ -138,6 +140,17 @@ def test_training_keeps_maps_of_every_pixel_of_a_batch():
     once = training_memory(NETWORK, TRAINING)
     assert once == 3 * 8 * 4 * 16 * 316**2
     assert training_memory(NETWORK, {**TRAINING, "batch": 4}) == 4 * once
+
+
+def test_checkpoints_hold_what_the_training_has():
+    bare = checkpoints(1000, {"optimizer": "sgd", "ema": 0})
+    assert bare == 3 * 4 * 1000 * 3  # weights, momenta and the best weights, three times
+    assert checkpoints(1000, {"optimizer": "adamw", "ema": 0.9}) == bare * 5 / 3
+
+
+def test_of_what_passes_the_largest_must_find_room():
+    both = Need(disk=5, passing=3) + Need(disk=2, passing=4)
+    assert (both.disk, both.passing, both.room) == (7, 4, 11)
 
 
 def test_a_tile_that_is_given_decides_what_prediction_takes():
@@ -582,7 +595,7 @@ def test_stores_that_are_there_already_are_counted_when_the_disk_is_short(told, 
     machine(disk=1e3)
     store = Path(told["config"]["results"]) / "convert/d/a.tif.ome.zarr/0"
     store.mkdir(parents=True)
-    (store / "c").write_bytes(bytes(10**8))
+    (store / "c").write_bytes(bytes(2 * 10**8))
     assert "may run out" not in stage.before_run(told, local=True)[0]
 
 

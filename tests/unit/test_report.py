@@ -186,6 +186,10 @@ def write_model(root, experiment, seed=0):
         }
     )
     table.to_csv(folder / "metrics.csv", index=False)
+    (folder / ".gigaseg").mkdir(exist_ok=True)
+    notes = [{"event": "note", "resumed_after_step": step} for step in (300, 900)]
+    text = "".join(json.dumps(note) + "\n" for note in [{"event": "start"}, *notes])
+    (folder / ".gigaseg" / "attempts.jsonl").write_text(text)
     (folder / "model.json").write_text(
         json.dumps(
             {
@@ -193,6 +197,8 @@ def write_model(root, experiment, seed=0):
                 "parameters": 1941042,
                 "device": "cpu",
                 "scores": {"best": {"step": 1850}},
+                "settings": {"training": {"ema": 0.999}},
+                "stopped_early_after": 2000,
             }
         )
     )
@@ -401,6 +407,9 @@ def test_shows_what_ran(whole):
     for text in ("5 test", "1 × 1 × 96 × 96", "uint8", "1 × 0.5 × 0.5", "5 min 12 s", "512 MB"):
         assert text in page.text
     assert "1,941,042" in page.text  # parameters of the model
+    training = section(page, "training")
+    assert "stopped early after step average of weights resumed after steps" in training
+    assert "1850 2000 0.999 300, 900" in training
     assert '"iou_match": "at_least"' in page.text  # settings
 
 

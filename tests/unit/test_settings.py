@@ -249,6 +249,14 @@ def test_the_error_carries_its_problems():
     assert issubclass(SettingsError, ValueError)
 
 
+def test_processes_share_a_batch_that_has_a_tile_for_each():
+    assert problems(change(training={"processes": 3, "batch": 2})) == [
+        "experiments.one.training.processes: 3 processes cannot share a batch of 2: raise "
+        "training.batch or lower this"
+    ]
+    assert problems(change(training={"processes": 2, "batch": 2})) == []
+
+
 def test_an_experiment_may_tune_more_or_less_or_nothing():
     config = tuned({"threshold": [0.5, 0.7], "h": [1, 2]}, metric="seg")
     config["experiments"] |= {

@@ -49,6 +49,7 @@ SETTINGS: dict[str, Any] = {
         "device": "cpu",
         "threads": 1,
         "processes": 1,
+        "deterministic": False,
         "validate_every": 2,
         "checkpoint_every": 2,
         "patience": 0,

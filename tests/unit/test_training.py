@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "threads": 1,
     "validate_every": 2,
     "checkpoint_every": 3,
+    "deterministic": False,
     "patience": 0,
     "ema": 0,
     "tile": 20,

@@ -89,6 +89,8 @@ class Need:
         Jobs of which nothing says how long they take.
     unseen : int
         Samples whose size is not known yet, counted nowhere else.
+    passing : float
+        Bytes on disk that the largest job needs meanwhile, and gives back.
     """
 
     disk: float = 0.0
@@ -99,10 +101,18 @@ class Need:
     seconds: float = 0.0
     unknown: int = 0
     unseen: int = 0
+    passing: float = 0.0
 
     def __add__(self, other: "Need") -> "Need":
         both = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
-        return Need(**{**both, "memory": max(self.memory, other.memory)})
+        largest = ("memory", "passing")
+        both |= {name: max(getattr(self, name), getattr(other, name)) for name in largest}
+        return Need(**both)
+
+    @property
+    def room(self) -> float:
+        """Bytes on disk that must be free: what stays, and what passes."""
+        return self.disk + self.passing
 
 
 def total(needs: Iterable[Need]) -> Need:
@@ -190,6 +200,21 @@ def disk(arrays: Sequence[Stored], *, smallest: int, edge: Callable[[int], int])
             pieces = shape[-3] * math.prod(-(-n // edge(level)) for n in shape[-2:])
             need += Need(size * TYPICAL[array.kind], size * BEST[array.kind], pieces + 1)
     return need
+
+
+def checkpoints(parameters: int, training: Mapping[str, Any]) -> float:
+    """Return the bytes on disk that the checkpoints of a training take while it lasts.
+
+    Two are kept and a third is written. Each has the weights, the best so far, their average if
+    there is one, and one (sgd) or two (adamw) momenta of each.
+
+    Examples
+    --------
+    >>> checkpoints(1000, {"optimizer": "adamw", "ema": 0.999})
+    60000
+    """
+    momenta = 1 if training["optimizer"] == "sgd" else 2
+    return 3 * 4 * parameters * (2 + momenta + bool(training["ema"]))
 
 
 def pictures(size: Size, target: str, view: Mapping[str, Any], smallest: int) -> Need:

@@ -135,7 +135,7 @@ def brief(outlook: Outlook, machine: Machine) -> str:
     need = outlook.total
     memory = "" if machine.memory is None else f" (of {amount(machine.memory)})"
     return (
-        f"Forecast: {amount(need.disk)} of disk ({amount(machine.disk)} free), "
+        f"Forecast: {amount(need.room)} of disk ({amount(machine.disk)} free), "
         f"{amount(need.memory)} of memory{memory}, {_time(need)}"
     )
 
@@ -153,10 +153,10 @@ def refusals(outlook: Outlook, machine: Machine, present: float = 0.0) -> list[s
         Bytes of stores that the run makes anew or goes on with: they are not needed twice.
     """
     need = outlook.total
-    if need.least - present > machine.disk:
+    if need.least + need.passing - present > machine.disk:
         return [
-            f"disk: {amount(need.disk)} are needed, at the very best compression "
-            f"{amount(need.least)}, and {amount(machine.disk)} are free"
+            f"disk: {amount(need.room)} are needed, at the very best compression "
+            f"{amount(need.least + need.passing)}, and {amount(machine.disk)} are free"
             f"{_blame(outlook, 'least')}. Set `results` to a folder with more room, or take "
             f"samples from the sheet: this one, if its header is wrong"
         ]
@@ -167,9 +167,9 @@ def warnings(outlook: Outlook, machine: Machine, present: float = 0.0) -> list[s
     """Say what may not fit, and what of the raw files cannot be foreseen."""
     found = []
     need = outlook.total
-    if need.disk - present > machine.disk >= need.least - present:
+    if need.room - present > machine.disk >= need.least + need.passing - present:
         found.append(
-            f"disk may run out: about {amount(need.disk)} are needed, {amount(machine.disk)} are "
+            f"disk may run out: about {amount(need.room)} are needed, {amount(machine.disk)} are "
             f"free{_blame(outlook, 'disk')}"
         )
     if machine.files is not None and need.files > machine.files:

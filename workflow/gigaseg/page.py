@@ -163,6 +163,9 @@ def _model_facts(model: Model) -> dict[str, str]:
         names = model.manifest.get(part)
         facts[f"{part} samples"] = None if names is None else len(names)
     facts["best step"] = says.get("scores", {}).get("best", {}).get("step")
+    facts["stopped early after step"] = says.get("stopped_early_after")
+    facts["average of weights"] = says.get("settings", {}).get("training", {}).get("ema") or None
+    facts["resumed after steps"] = ", ".join(map(str, model.resumed)) or None
     facts |= {name: says.get(name) for name in ("device", "precision")}
     return {name: str(value) for name, value in facts.items() if value is not None}
 

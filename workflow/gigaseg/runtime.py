@@ -2,9 +2,10 @@
 
 import ctypes
 import logging
+import os
 import platform
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -109,6 +110,42 @@ def keep_freed_memory() -> bool:
         return False
     taken = [mallopt(name, value) for name, value in _KEEP_ALL]
     return all(taken)
+
+
+@contextmanager
+def repeatable(device: Device, wanted: bool) -> Iterator[None]:
+    """Have a GPU compute the same bits again; a CPU always does, with as many threads.
+
+    Kernels are chosen that add up in one order, and not those that were fastest just now. An
+    operation that has no such kernel is named in a warning and runs as it is.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+    wanted : bool
+        If not, or on a CPU, nothing is changed.
+
+    Examples
+    --------
+    >>> with repeatable("cuda", wanted=True):
+    ...     torch.are_deterministic_algorithms_enabled()
+    True
+    >>> torch.are_deterministic_algorithms_enabled()
+    False
+    """
+    if not wanted or device == "cpu":
+        yield
+        return
+    # Read by cuBLAS when it is used for the first time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    torch.set_deterministic_debug_mode("warn")
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def hardware_name(device: torch.device) -> str:

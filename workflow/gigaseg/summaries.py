@@ -75,6 +75,7 @@ class Model:
     manifest: dict[str, Any]
     description: dict[str, Any]
     history: dict[str, list[float]]
+    resumed: list[int] = field(default_factory=list)  # after these steps, by attempts
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def _read_model(path: Path, notes: list[str]) -> Model:
         manifest=_try_manifest(path, notes),
         description=_read_json(folder / "model.json"),
         history=read_history(folder / "metrics.csv"),
+        resumed=_read_resumptions(folder / BOOKS / "attempts.jsonl"),
     )
 
 
@@ -249,6 +251,12 @@ def _read_attempts(records: Iterable[Record]) -> list[dict[str, Any]]:
         lines = path.read_text().splitlines() if path.is_file() else []
         notes += [{"stage": record.stage, **note} for line in lines if (note := _json_line(line))]
     return notes
+
+
+def _read_resumptions(path: Path) -> list[int]:
+    """Return the steps after which killed attempts at a training were taken up."""
+    notes = map(_json_line, path.read_text().splitlines() if path.is_file() else [])
+    return [note["resumed_after_step"] for note in notes if "resumed_after_step" in note]
 
 
 def _json_line(line: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .curves import Scores
 from .optimisation import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from .patches import Batch, TrainingBatches, ValidationBatches
 from .replicas import Place
+from .runtime import repeatable
 from .unet import Architecture, UNet
 
 logger = logging.getLogger(__name__)
@@ -296,11 +297,12 @@ def fit(
     Notes
     -----
     Bits are reproducible on one kind of CPU with the same number of threads and processes, whether
-    or not the training was killed meanwhile.
+    or not the training was killed meanwhile; on one kind of GPU with ``deterministic``.
     """
-    training = take_steps(network, settings, batches, validation, write, **more)
-    with memory_explained(settings, network.architecture):
-        return training.finish(batches)
+    with repeatable(settings["device"], settings["deterministic"]):
+        training = take_steps(network, settings, batches, validation, write, **more)
+        with memory_explained(settings, network.architecture):
+            return training.finish(batches)
 
 
 def take_steps(
@@ -351,8 +353,6 @@ def take_steps(
                 training.validate()
             if keep is not None and training.step % settings["checkpoint_every"] == 0:
                 keep(training.progress())
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
     return training
 
 

@@ -16,6 +16,7 @@ from ..forecast import (
     LIBRARIES,
     Need,
     Size,
+    checkpoints,
     disk,
     duration,
     mismatch_files,
@@ -141,7 +142,7 @@ def look_ahead(settings: Mapping[str, Any], *, local: bool) -> tuple[Outlook, Ma
     sizes = measure(settings, left)
     speeds = rates(earlier(settings, sizes), socket.gethostname())
     outlook = _Forecast(settings, sizes, speeds).outlook(left)
-    short = outlook.total.disk > machine.disk
+    short = outlook.total.room > machine.disk
     return outlook, machine, bytes_present(left) if short else 0.0
 
 
@@ -218,7 +219,9 @@ class _Forecast:
     def _disk(self, job: Job, known: Sequence[Size]) -> Need:
         stage, settings = job["stage"], self._settings(job)
         if stage == "train":
-            return Need(disk=2 * 4 * self._parameters(job, known), files=MODEL)
+            count = self._parameters(job, known)
+            passing = checkpoints(count, settings["training"])
+            return Need(disk=2 * 4 * count, passing=passing, files=MODEL)
         if stage == "phantom":
             return Need(disk=RAW * sum(size.voxels for size in known), files=2 * len(known))
         if stage == "evaluate":
@@ -238,7 +241,7 @@ class _Forecast:
             kept = sum(
                 s.voxels * (s.shape[0] * s.itemsize + 5) for s in known
             )  # target, separation
-            return peak + min(LESSON, kept) + self._step(job, known)
+            return self._training(job, peak + min(LESSON, kept), known)
         at_once = 1 if stage in ONE_BY_ONE else max(1, min(THREADS, len(known)))
         works = (self._work(stage, size, job.get("experiment"), at_once) for size in set(known))
         return peak + at_once * max(works, default=0.0)
@@ -257,10 +260,12 @@ class _Forecast:
                 self.known[key] = 0.0
         return self.known[key]
 
-    def _step(self, job: Job, known: Sequence[Size]) -> float:
+    def _training(self, job: Job, common: float, known: Sequence[Size]) -> float:
+        """Return the memory of all processes of a training, which share its batches."""
         experiment = self._settings(job)
         own = 6 * 4 * self._parameters(job, known)
-        return own + training_memory(experiment["network"], experiment["training"])
+        step = training_memory(experiment["network"], experiment["training"])
+        return float(experiment["training"]["processes"] * (common + own) + step)
 
     def _parameters(self, job: Job, known: Sequence[Size]) -> int:
         experiment = self._settings(job)

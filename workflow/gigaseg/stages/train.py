@@ -21,8 +21,8 @@ from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..manifests import write_atomically, write_manifest
 from ..patches import TrainingBatches, ValidationBatches
-from ..replicas import Place, companions, join
-from ..runtime import choose_runtime
+from ..replicas import Place, companions, join, leave
+from ..runtime import choose_runtime, keep_freed_memory, repeatable
 from ..sampling import TileSource, load_within
 from ..training import count_parameters, fit, initialise, take_steps
 from ..unet import Architecture, UNet
@@ -173,7 +173,9 @@ def follow() -> None:
     lesson = read_lesson(_entries(map(Path, job["weigh"])), settings)
     task = _prepare(lesson, settings, job["threads"], place)
     progress = _checkpoints(Path(job["folder"])).latest()
-    take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
+    with repeatable(task.training["device"], task.training["deterministic"]):
+        take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
+    leave()
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +215,8 @@ class _Task:
 def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: Place) -> _Task:
     runtime = choose_runtime(settings["training"], "training")
     place.check_devices(runtime.device)
+    if runtime.device == "cpu":
+        keep_freed_memory()  # before PyTorch starts threads
     training = {**settings["training"], **asdict(runtime)}
     balance = weigh_classes(lesson, settings["target"])
     class_weights = balance if training["class_balance"] else np.ones_like(balance)
