@@ -33,7 +33,7 @@ train.run(
 """
 
 # A follower that is not well: it does this before it trains.
-UNWELL = "train.FOLLOWER = {!r} + train.FOLLOWER; replicas.PATIENCE = 0.1"
+UNWELL = "train.FOLLOWER = {!r} + train.FOLLOWER; replicas.PATIENCE = {}"
 
 # Stands in for SLURM's: starts the tasks of all nodes here, each with the whole standard input.
 SRUN = """#!{python}
@@ -90,28 +90,33 @@ def curve(model: Path) -> np.ndarray:
     return np.genfromtxt(model / "metrics.csv", delimiter=",", skip_header=1)
 
 
-def test_two_processes_learn_what_one_learns_and_go_on_after_a_kill(
+def test_two_processes_learn_what_one_learns(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    one, killed = (tmp_path_factory.mktemp(name) for name in ("one", "killed"))
-    for other in (one, killed):
-        write_lot(other, [write_sample(other, name) for name in "abc"])
     done = job(root, 2)
     assert (done.returncode, done.stderr) == (0, "")
-    alone = run(one / "weigh" / "d-0000.json", training=TRAINING)
-    together = root / "train" / "fold-0"
+    one = tmp_path_factory.mktemp("one")
+    weigh = write_lot(one, [write_sample(one, name) for name in "abc"])
+    together, alone = root / "train" / "fold-0", run(weigh, training=TRAINING)
     assert_allclose(curve(together), curve(alone), rtol=1e-4)
+    weights = load_file(together / "last.safetensors")
     for name, values in load_file(alone / "last.safetensors").items():
-        assert_allclose(
-            load_file(together / "last.safetensors")[name], values, rtol=1e-3, atol=1e-6
-        )
+        assert_allclose(weights[name], values, rtol=1e-3, atol=1e-6)
 
+
+@pytest.mark.heavy
+def test_two_processes_go_on_after_a_kill(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    killed = tmp_path_factory.mktemp("killed")
+    write_lot(killed, [write_sample(killed, name) for name in "abc"])
     dies = (
         "from gigaseg.training import Training; import os; learn = Training.learn\n"
         "Training.learn = lambda t, b: os.kill(os.getpid(), 9) if t.step == 4 else learn(t, b)"
     )
     assert job(killed, 2, preparation=dies).returncode == -signal.SIGKILL
-    assert job(killed, 2).returncode == 0
+    for where in (killed, root):
+        assert job(where, 2).returncode == 0
     for name in ("best.safetensors", "last.safetensors", "metrics.csv"):
         found, expected = (w / "train" / "fold-0" / name for w in (killed, root))
         assert found.read_bytes() == expected.read_bytes()
@@ -144,7 +149,8 @@ def test_processes_on_two_nodes_are_started_by_slurm(root: Path) -> None:
     ],
 )
 def test_a_process_that_fails_ends_the_job(root: Path, when: str, message: str) -> None:
-    done = job(root, 2, preparation=UNWELL.format(f"{when}\n"))
+    patience = 0.1 if when.startswith("raise") else 100
+    done = job(root, 2, preparation=UNWELL.format(f"{when}\n", patience))
     assert done.returncode == 1
     assert message in done.stderr
     assert "unwell" in done.stderr
@@ -158,6 +164,12 @@ def test_places_are_shared_out_evenly() -> None:
     with pytest.raises(ValueError, match="processes is 3, which 2 nodes cannot share evenly"):
         Place.first(3, 2)
     assert Place.first(1, 1) == Place()
+
+
+def test_a_batch_has_a_tile_for_every_process() -> None:
+    with pytest.raises(ValueError, match="processes is 3, and a batch of 2 tiles has none for"):
+        Place(processes=3).check_batch(2)
+    Place(processes=3).check_batch(3)
 
 
 def test_as_many_gpus_as_processes(monkeypatch: pytest.MonkeyPatch) -> None:

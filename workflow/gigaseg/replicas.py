@@ -76,6 +76,14 @@ class Place(ClusterEnvironment):
         address = "127.0.0.1" if nodes == 1 else socket.gethostname()
         return cls(0, processes, nodes, address, find_free_network_port())
 
+    def check_batch(self, batch: int) -> None:
+        """Raise ValueError if a batch, perhaps one that was chosen, has no tile for some process."""
+        if batch < self.processes:
+            raise ValueError(
+                f"training.processes is {self.processes}, and a batch of {batch} tiles has none for "
+                f"some of them: raise training.batch, or lower it"
+            )
+
     def check_devices(self, device: str) -> None:
         """Raise ValueError if there are fewer GPUs than processes on this machine."""
         there = torch.cuda.device_count() if device == "cuda" else self.per_node

@@ -149,13 +149,11 @@ def _train(
         logger.info("the training goes on after step %d", progress.step)
         construction.note(resumed_after_step=progress.step)
     told = {**job, "settings": {**settings, "training": task.training}}
+    before = len(progress.rows) if progress else 0
+    write = _recorder(construction.path / "metrics.csv", task.training, before)
     with companions(place, FOLLOWER, told):
         best, last = fit(
-            *task.arguments,
-            _recorder(construction.path / "metrics.csv", task.training),
-            progress=progress,
-            keep=checkpoints.write,
-            place=place,
+            *task.arguments, write, progress=progress, keep=checkpoints.write, place=place
         )
     return {
         **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
@@ -215,6 +213,7 @@ class _Task:
 def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: Place) -> _Task:
     runtime = choose_runtime(settings["training"], "training")
     place.check_devices(runtime.device)
+    place.check_batch(settings["training"]["batch"])
     if runtime.device == "cpu":
         keep_freed_memory()  # before PyTorch starts threads
     training = {**settings["training"], **asdict(runtime)}
@@ -248,13 +247,13 @@ def _prepare(lesson: Lesson, settings: Mapping[str, Any], threads: int, place: P
 
 
 def _recorder(
-    table: Path, training: Mapping[str, Any]
+    table: Path, training: Mapping[str, Any], told: int
 ) -> Callable[[Sequence[Mapping[str, float]]], None]:
-    """Return a function that writes the learning curve to the table, and its end to the log."""
+    """Return a function that writes the learning curve to a table, and what is new to the log."""
 
     def write(rows: Sequence[Mapping[str, float]]) -> None:
         write_atomically(table, ",".join(COLUMNS) + "\n" + "".join(map(format_row, rows)))
-        for row in rows[-1:]:
+        for row in rows[told:][-1:]:
             logger.info("%s", _line(row, training["steps"]))
 
     return write
