@@ -1,4 +1,4 @@
-"""Does a training wait for its tiles? Default settings, from Zarr, on a GPU if there is one."""
+"""Making tiles against the training steps they are made for, with the default settings."""
 
 from pathlib import Path
 
@@ -27,9 +27,9 @@ class Cached(TrainingBatches):
         return self.read
 
 
-@pytest.fixture
-def training(bench, nuclei, tmp_path):
-    """Return the settings, and a function that makes batches or learns from them."""
+@pytest.fixture(params=["memory", "Zarr"])
+def training(request, bench, nuclei, tmp_path):
+    """Return where samples lie, the settings, and functions that make batches and learn."""
     settings = {**CONFIG["training"], "device": DEVICE, "precision": "float32"}
     network = CONFIG["network"]
     if not bench.measured:
@@ -49,8 +49,9 @@ def training(bench, nuclei, tmp_path):
         arrays[name][...] = array
     low, stretch = np.full((1, 1), image.min()), np.full((1, 1), 1 / np.ptp(image))
     constants = low.astype(np.float32), stretch.astype(np.float32)
+    sample = Sample("d/a", *(arrays[name] for name in data), *constants)
     source = TileSource(
-        [Sample("d/a", *(arrays[name] for name in data), *constants)],
+        [sample.load() if request.param == "memory" else sample],
         architecture.geometry,
         settings["tile"],
         target="foreground",
@@ -59,39 +60,23 @@ def training(bench, nuclei, tmp_path):
 
     def batches(kind, steps):
         wishes = {key: settings[key] for key in ("batch", "seed", "augmentation")}
-        return kind(source, steps=steps, workers=2 if DEVICE == "cuda" else 0, **wishes)
+        return kind(source, steps=steps, workers=2 if DEVICE == "cuda" else 1, **wishes)
 
     def learn(kind, steps):
         chosen = {**settings, "steps": steps, "validate_every": steps + 1}
         take_steps(initialise(architecture, 1), chosen, batches(kind, steps), None, lambda _: None)
 
-    return settings, batches, learn
-
-
-def test_a_training_waits_for_no_tile(bench, training):
-    settings, _, learn = training
-    steps = 20 if bench.measured else 2
-    bench.compare(
-        lambda: learn(TrainingBatches, steps),
-        lambda: learn(Cached, steps),
-        names=(
-            f"{steps} steps of training from Zarr, {DEVICE}",
-            f"tile {settings['tile']}, batch {settings['batch']}",
-            "the same on one cached batch, rendered anew in every step",
-        ),
-        aim="0.95",
-        rounds=3,
-    )
+    return request.param, settings, batches, learn
 
 
 def test_tiles_are_a_small_share_of_a_step(bench, training):
-    settings, batches, learn = training
+    place, settings, batches, learn = training
     steps = 20 if bench.measured else 2
     made, _ = bench.compare(
         lambda: sum(1 for _ in batches(TrainingBatches, steps)),
         lambda: learn(Cached, steps),
         names=(
-            f"{steps} batches from Zarr, {DEVICE}",
+            f"{steps} batches from {place}, {DEVICE}",
             f"tile {settings['tile']}, batch {settings['batch']}",
             "the training steps they are made for",
         ),

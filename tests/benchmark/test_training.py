@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gigaseg.patches import TrainingBatches, resample_fast
+from gigaseg.patches import TrainingBatches
 from gigaseg.sampling import Sample, TileSource
 from gigaseg.training import initialise, take_steps
 from gigaseg.unet import Architecture
@@ -13,7 +13,7 @@ from gigaseg.weights import encode_target, separation
 STORAGE = {"chunk": 256, "shard": 1024, "smallest_level": 256}
 AUGMENTATION = {
     "flips": True, "rotation": 180.0, "elastic": {"spacing": 190.0, "sigma": 10.0},
-    "gain": 0.1, "offset": 0.1, "gamma": 0.2, "noise": 0.02,
+    "scale": 0.1, "blur": 0.5, "gain": 0.1, "offset": 0.1, "gamma": 0.2, "noise": 0.02,
 }  # fmt: skip
 SETTINGS = {
     "seed": 1, "optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.99, "weight_decay": 0.01,
@@ -27,8 +27,8 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 class Cached(TrainingBatches):
     """The tiles of the first step again and again, from memory, deformed each time."""
 
-    def _make(self, step):  # noqa: ARG002
-        return super()._make(0)
+    def _read(self, renderer, step):  # noqa: ARG002
+        return super()._read(renderer, 0)
 
 
 def stored(folder, image, labels):
@@ -73,13 +73,12 @@ def test_steps_from_stores(bench, nuclei, tmp_path, device, precision, width, ti
             tile,
             target="foreground",
             class_weights=[1.0, 1.0],
-            resample_image=resample_fast,
         )
         batches = kind(
             source,
             **{key: settings[key] for key in ("steps", "batch", "seed")},
             augmentation=AUGMENTATION,
-            workers=8 if device == "cuda" else 0,
+            workers=8 if device == "cuda" else 1,
         )
         network = initialise(architecture, seed=1)
         return take_steps(network, settings, batches, None, lambda _: None).step

@@ -123,6 +123,20 @@ def test_sparse_annotation_gives_no_tile_without_labelled_pixels() -> None:
         assert labels[source.output // 2, source.output // 2] != 255
 
 
+def test_validation_leaves_out_what_nobody_annotated() -> None:
+    target = np.full((1, 64, 64), 255, np.uint8)
+    target[0, 3, 60] = 1
+    target[0, 40, 8:16] = 0
+    geometry = UNetGeometry(1)
+    tile = geometry.input_size(8)
+    source = TileSource(
+        [make_sample(target)], geometry, tile, target="foreground", class_weights=[1, 1]
+    )
+    starts = [start for _, _, start in source.grid(100)]
+    context = geometry.context
+    assert starts == [(-context, 56 - context), (40 - context, 8 - context)]
+
+
 def test_a_centre_of_a_large_volume_takes_one_chunk() -> None:
     class Watched:
         def __init__(self, array: np.ndarray) -> None:

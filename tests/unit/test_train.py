@@ -322,9 +322,8 @@ def test_a_class_that_validation_lacks_is_said(
     entries = [write_sample(tmp_path, name) for name in "abc"]
     entries[2]["counts"] = [10, 5, 0, 0]
     caplog.set_level(logging.WARNING)
-    lessons.read_lesson(
-        train._entries([write_lot(tmp_path, entries)]), {**SETTINGS, "target": "interior_boundary"}
-    )
+    lesson = lessons.read_lesson(train._entries([write_lot(tmp_path, entries)]), SETTINGS)
+    lessons.weigh_classes(lesson, "interior_boundary")
     assert "the validation samples have no boundary: their scores" in caplog.text
 
 

@@ -80,13 +80,13 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
     entries : mapping
         Entries of the manifests of weigh by the samples' names, ``<dataset>/<sample>``.
     settings : mapping
-        Names of the samples ``train`` and ``validation``; ``intensity`` and ``target``.
+        Names of the samples ``train`` and ``validation``; ``intensity``.
 
     Raises
     ------
     ValueError
-        If no training sample is left, a sample has no entry, the samples differ in their number of
-        channels, or the validation samples have no foreground.
+        If no training sample is left, a sample has no entry, or the samples differ in their number
+        of channels.
     """
     left_out: list[dict[str, str]] = []
 
@@ -111,8 +111,6 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
             f"samples the split 'train' in the sheet, or mend those that failed"
         )
     _compare([*lesson.train, *lesson.validation])
-    if lesson.validation:
-        _check_validation(lesson, settings["target"])
     return lesson
 
 
@@ -189,7 +187,7 @@ def weigh_classes(lesson: Lesson, target: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If the training samples lack a class; names it.
+        If the training samples lack a class, or the validation samples all foreground.
     """
     counts = _count(lesson.train, target)
     missing = [name for name, n in counts.items() if not n]
@@ -199,4 +197,6 @@ def weigh_classes(lesson: Lesson, target: str) -> np.ndarray:
             f"{_listed(counts)}): a network cannot learn what it never sees; check the labels, or "
             f"the dataset's key 'labels'"
         )
+    if lesson.validation:
+        _check_validation(lesson, target)
     return class_balance(list(counts.values()))

@@ -75,9 +75,8 @@ def two_nearest(
     _nearest_in_rows(_reshape(state, rows), steps[-1] ** 2)
     for axis in reversed(range(labels.ndim - 1)):
         lines = -1, shape[axis], int(np.prod(shape[axis + 1 :], dtype=np.int64))
-        _nearest_along_axis(
-            _reshape(state, lines), steps[axis] ** 2, int(min(limit + 1, np.iinfo(dtype).max))
-        )
+        far = int(min(limit + 1, np.iinfo(dtype).max))
+        _nearest_along_axis(_reshape(state, lines), steps[axis] ** 2, far, axis == 0)
     return first, second
 
 
@@ -152,8 +151,11 @@ def _fill_segment(first, second, run, begin, end, weight):
 
 
 @njit(cache=True, nogil=True)
-def _nearest_along_axis(state, weight, far):
-    """Take what is known across an axis along it, line by line, if it is nearer than `far`."""
+def _nearest_along_axis(state, weight, far, last):
+    """Take what is known across an axis along it, line by line, if it is nearer than `far`.
+
+    After the `last` axis nobody asks for the labels, and they are not written back.
+    """
     first, own, second, other = state
     outer, extent, inner = first.shape
     # Padded: lines a power of two apart would compete for the same places in the cache.
@@ -174,9 +176,10 @@ def _nearest_along_axis(state, weight, far):
                 _second_on_line(line, new, weight, far, (winner, rival), room)
                 line[:] = new
             _scatter(old[0], first[block], begin, count)
-            _scatter(old[1], own[block], begin, count)
             _scatter(old[2], second[block], begin, count)
-            _scatter(old[3], other[block], begin, count)
+            if not last:
+                _scatter(old[1], own[block], begin, count)
+                _scatter(old[3], other[block], begin, count)
 
 
 @njit(cache=True, nogil=True)

@@ -275,9 +275,11 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     if radius == 0:
         return image
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-    taps /= taps.sum()
+    taps = (taps / taps.sum()).tolist()
     for axis in (1, 2):
         length = image.shape[axis] - 2 * radius
-        parts = [image.narrow(axis, k, length) * float(tap) for k, tap in enumerate(taps)]
-        image = torch.stack(parts).sum(dim=0)
+        total = image.narrow(axis, 0, length) * taps[0]
+        for k, tap in enumerate(taps[1:], start=1):
+            total.add_(image.narrow(axis, k, length), alpha=tap)
+        image = total
     return image

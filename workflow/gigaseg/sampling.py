@@ -213,6 +213,8 @@ class TileSource:
     def grid(self, limit: int) -> list[tuple[int, int, tuple[int, int]]]:
         """Return evenly chosen tiles that cover all samples as prediction does.
 
+        Those in chunks that nobody annotated are left out.
+
         Parameters
         ----------
         limit : int
@@ -229,6 +231,7 @@ class TileSource:
             (number, window.start[0], (window.start[1] - context, window.start[2] - context))
             for number, sample in enumerate(self.samples)
             for window in blocks(sample.target.shape, step)
+            if sample.tally is None or sample.tally.may_be_labelled(window)
         ]
         count = min(limit, len(tiles))
         return [tiles[(2 * k + 1) * len(tiles) // (2 * count)] for k in range(count)]

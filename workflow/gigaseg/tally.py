@@ -6,6 +6,7 @@ volume of any size, as quickly as in a small one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
@@ -69,6 +70,20 @@ class Tally:
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of chunks along z, y, x."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
+
+    def may_be_labelled(self, window: Window) -> bool:
+        """Say whether a chunk that a window inside the volume touches has a labelled voxel."""
+        edges = zip(window.start, window.stop, self.chunk, strict=True)
+        return bool(self._labelled[tuple(slice(a // c, -(-b // c)) for a, b, c in edges)].any())
+
+    @cached_property
+    def _labelled(self) -> np.ndarray:
+        return self.counts[:CODES].any(axis=0).reshape(self.grid)
+
     def window(self, number: int) -> Window:
         """Return the window of a chunk.
 
@@ -77,8 +92,7 @@ class Tally:
         >>> Tally(np.zeros((KINDS, 4), int), (1, 3, 5), (1, 2, 3)).window(3)
         Window(start=(0, 2, 3), stop=(1, 3, 5))
         """
-        grid = tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
-        place = np.unravel_index(number, grid)
+        place = np.unravel_index(number, self.grid)
         start = tuple(int(p) * c for p, c in zip(place, self.chunk, strict=True))
         return Window(start, tuple(a + c for a, c in zip(start, self.chunk, strict=True))).clip(
             self.shape

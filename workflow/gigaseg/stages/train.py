@@ -272,8 +272,8 @@ def _prepare(
     batches = TrainingBatches(
         source_of(both[: len(lesson.train)], oversample=training["oversample"]),
         **{key: training[key] for key in ("steps", "batch", "seed", "augmentation")},
-        # On a CPU the network keeps all threads busy: tiles read meanwhile would only slow it down.
-        workers=job["threads"] if training["device"] == "cuda" else 0,
+        # On a CPU the network keeps all cores busy: one thread is enough to wait for files.
+        workers=job["threads"] if training["device"] == "cuda" else 1,
         part=(place.rank, place.processes),
     )
     validation = None
