@@ -159,7 +159,7 @@ def test_a_gpu_that_is_too_small_says_what_to_change():
 
     network = UNet(SMALL)
     predictor = Predictor(network, batch=2, lane=CudaLane(torch.device("cpu"), threads=1))
-    predictor._call = refuse
+    predictor._calls = [refuse]
     message = (
         r"2 tiles of 24 px do not fit.*lower prediction.memory_gb \(with tile: auto\), "
         r"prediction.tile or prediction.batch \(CUDA out of memory. Tried to allocate 9.00 GiB.\)"
