@@ -43,6 +43,8 @@ def test_the_paper_s_experiment_is_the_paper_s():
     assert training["class_balance"]
     elastic = training["augmentation"]["elastic"]
     assert elastic["sigma"] == 10
+    assert training["augmentation"]["scale"] == training["augmentation"]["blur"] == 0
+    assert training["weight_decay"] == training["ema"] == training["patience"] == 0
     assert round(training["tile"] / elastic["spacing"]) == 3  # the grid over a tile is 3 by 3
     assert paper["prediction"]["symmetries"] == 7
     assert paper["prediction"]["precision"] == training["precision"] == "float32"
@@ -58,7 +60,7 @@ def test_the_paper_s_experiment_is_the_paper_s():
         (
             "paper-optimizer",
             {f"training.{key}" for key in ("optimizer", "learning_rate", "schedule")}
-            | {"training.warmup_steps", "training.gradient_clip"},
+            | {"training.warmup_steps", "training.gradient_clip", "training.weight_decay"},
         ),
         ("padding-same", {"network.padding"}),
         ("nested", {"network.kind"}),
