@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_used_is_one_problem(tmp_path, changes, message):
         ("pytorch_model.bin", "is a pickle"),
         ("epoch.ckpt", "is a pickle"),
         ("best.safetensors", "holds weights, which do not say what they are of"),
-        ("missing.json", "does not exist"),
+        ("missing.json", "is missing"),
         ("text.json", "is no JSON text"),
         ("list.json", "does not describe a model"),
     ],

@@ -108,6 +108,7 @@ def lot_job(stage, upstream):
         before = {name: jobs.path(name, path.stem, ("one", 0)) for name in upstream}
         settings = json.loads(jobs.job(stage.__name__.rpartition(".")[2], path.stem, model))
         inputs = {name: Path(found) for name, found in before.items()}
+        inputs |= {name: [inputs[name]] for name in ("train",) if name in inputs}
         threads = {} if stage is audit_seams else {"threads": 1}
         stage.run(manifest=path, settings=settings, code="", **threads, **inputs)
 

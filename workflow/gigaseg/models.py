@@ -51,7 +51,10 @@ def read_model(path: Path) -> dict[str, Any]:
     """
     _refuse_weights(path)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: a model is named by its description, model.json")
+        raise ValueError(
+            f"{path} is missing: a model is named by its description, model.json; if it was trained "
+            f"here, make it again with `snakemake --cores all --forcerun train`"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
