@@ -115,6 +115,6 @@ def test_two_experiments_of_two_folds_are_four_models_and_one_table(run):
     two = "{deep: {datasets: [cells], folds: 2}, "
     two += "wide: {datasets: [cells], folds: 2, network: {width: 3}}}"
     run.edit("tiny.yaml", "experiments:\n  tiny: {datasets: [cells]}", f"experiments: {two}")
-    # Each fold predicts the lot of its validation sample, and both together that of the test samples.
+    # Each fold predicts the lot of its validation sample, both together that of the test samples.
     lots = dict.fromkeys(LOT[1:], 6)
     assert run.pending() == {"train": 4, **lots, "tabulate": 1, **AUDIT_ON}

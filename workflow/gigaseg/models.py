@@ -52,8 +52,8 @@ def read_model(path: Path) -> dict[str, Any]:
     _refuse_weights(path)
     if not path.is_file():
         raise ValueError(
-            f"{path} is missing: a model is named by its description, model.json; if it was trained "
-            f"here, make it again with `snakemake --cores all --forcerun train`"
+            f"{path} is missing: a model is named by its description, model.json; if it was "
+            f"trained here, make it again with `snakemake --cores all --forcerun train`"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
