@@ -30,7 +30,7 @@ GROUPS = {
     "network": "unet nested fcn networks runtime lanes patches rendering averaging optimisation "
     "checkpoints replicas training inference depths loading ensembles",
     "blocks": "blockwise cluster cuts flooding splitting",
-    "stores": "volumes pyramids shards ome digests census",
+    "stores": "volumes pyramids shards ome digests census planes",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "addresses choices figures layers outlook views viewer sections pictures summaries "
     "comparison charts spreads foresight glossary proof page baseline headlines pairs scoretable "

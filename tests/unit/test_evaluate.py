@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gigaseg import census, relaxation, semantics
+from gigaseg import census, planes, relaxation, semantics
 from gigaseg.disk import DiskError
 from gigaseg.fingerprints import canonical_json
 from gigaseg.labels import boundary_truth, components, contingency
@@ -235,7 +235,7 @@ def test_without_thresholds_no_plane_is_read_whole(tmp_path, monkeypatch):
 
     lot = Lot(tmp_path).sample("a", *noisy(2))
     _, full = lot.run()
-    monkeypatch.setattr(evaluate._Plane, "__getitem__", refuse)
+    monkeypatch.setattr(planes.Plane, "__getitem__", refuse)
     manifest, table = lot.run(thresholds=[])
     of_instances = ~full["metric"].isin(
         [

@@ -157,20 +157,29 @@ def tally_map(
     """
 
     def at(threshold: float) -> Tally:
-        table = plane.thinned(threshold)
-        pairs = rand_counts(table)
-        return {
-            ("v_rand", threshold): Mean.of(pairs.f),
-            ("v_info", threshold): Mean.of(information_counts(table).f),
-            ("v_rand_pooled", threshold): pairs,
-            ("warping", threshold): plane.warping(threshold, radius),
-        }
+        return tally_thinned(plane, threshold) | tally_warping(plane, threshold, radius)
 
     tally: Tally = {("pixel", t): plane.pixels(t) for t in sorted({*thresholds, 0.5})}
     with ThreadPoolExecutor(workers) as pool:
         for part in pool.map(at, thresholds):
             tally |= part
     return tally
+
+
+def tally_thinned(plane: BoundaryMap, threshold: float) -> Tally:
+    """Count what V-Rand and V-Info need of a plane, which is thinned at a threshold."""
+    table = plane.thinned(threshold)
+    pairs = rand_counts(table)
+    return {
+        ("v_rand", threshold): Mean.of(pairs.f),
+        ("v_info", threshold): Mean.of(information_counts(table).f),
+        ("v_rand_pooled", threshold): pairs,
+    }
+
+
+def tally_warping(plane: BoundaryMap, threshold: float, radius: int) -> Tally:
+    """Count what is left of a plane's truth that is warped at a threshold."""
+    return {("warping", threshold): plane.warping(threshold, radius)}
 
 
 def tally_instances(
