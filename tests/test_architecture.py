@@ -24,7 +24,7 @@ GROUPS = {
     "classes curves distances faces faults forest forecast fragments instances intensity "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
-    "calibration measures sizing centres tally nearest scales",
+    "calibration measures sizing centres tally inventory nearest scales",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks models",
     "network": "unet nested fcn networks runtime lanes patches rendering averaging optimisation "
