@@ -21,7 +21,7 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
-    "classes curves distances faces faults forest forecast fragments instances intensity "
+    "classes curves distances faces faults forest forecast fragments instances intensity memory "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
     "calibration measures sizing centres tally inventory nearest scales",
