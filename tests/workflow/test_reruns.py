@@ -52,8 +52,9 @@ def test_a_config_written_differently_reruns_nothing(run):
     assert run.pending() == {}
 
 
-def test_the_address_of_a_cluster_reruns_nothing(run):
-    run.edit("tiny.yaml", "network:", "dask: {scheduler_address: tcp://node7:8786}\nnetwork:")
+@pytest.mark.parametrize("dask", ["scheduler_address: tcp://node7:8786", "workers: 2"])
+def test_who_does_the_blocks_reruns_nothing(run, dask):
+    run.edit("tiny.yaml", "network:", f"dask: {{{dask}}}\nnetwork:")
     assert run.pending() == {}
 
 
