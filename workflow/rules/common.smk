@@ -15,6 +15,8 @@ config.update(plan.settings)  # complete, for the captions of Snakemake's report
 
 RESULTS = plan.results
 
+HIRED = plan.settings["dask"]["workers"]  # of each job of convert and split
+
 asks = Allocations(plan.results, plan.settings["cluster"]["longest"]).asks
 
 
