@@ -80,6 +80,15 @@ def test_workers_share_what_the_job_has_and_end_with_it(tmp_path):
     assert not any(psutil.pid_exists(pid) for pid in pids.values())
 
 
+def test_workers_find_the_library_as_the_job_found_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # as in a job of `--sdm conda`
+    with (
+        hire(wanted(1), **job(tmp_path)) as address,
+        distributed.Client(address, set_as_default=False) as client,
+    ):
+        assert {*client.run(cluster.loaded).values()} == {cluster._digest_sources()}
+
+
 def test_in_a_job_of_slurm_workers_are_one_step_of_it(tmp_path, in_slurm):
     with hire(wanted(4), **job(tmp_path, threads=2, tasks=4, memory_mb=8500)) as address:
         with distributed.Client(address, set_as_default=False) as client:

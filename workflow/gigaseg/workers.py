@@ -17,7 +17,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 120.0  # seconds in which all workers must have begun: they read Python from a shared disk
+PATIENCE = (
+    120.0  # seconds in which all workers must have begun: they read Python from a shared disk
+)
 ALONE = 60  # seconds without scheduler after which a worker ends, and without workers a job
 LEAST = 500  # MB: what a worker takes before it has read a block, twice
 OWN = 500  # MB of a job that are left to the process that schedules
@@ -184,6 +186,9 @@ def _started(command: Sequence[str], copies: int, log: Path) -> Iterator[list[su
         for key, value in os.environ.items()
         if key in _KEPT or not key.startswith(("SLURM_", "SRUN_"))
     }
+    # Snakemake withholds it from jobs in a conda environment.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     log.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         file = stack.enter_context(log.open("wb"))
@@ -215,7 +220,9 @@ def _wait(scheduler: Any, crew: Sequence[subprocess.Popen], count: int, log: Pat
     while (there := len(scheduler.scheduler.workers)) < count:
         ended = [process.returncode for process in crew if process.poll() is not None]
         if ended or time.monotonic() > late:
-            why = f"ended with status {ended[0]}" if ended else f"were not there in {PATIENCE:.0f} s"
+            why = (
+                f"ended with status {ended[0]}" if ended else f"were not there in {PATIENCE:.0f} s"
+            )
             lines = log.read_text(errors="replace").strip().splitlines()
             raise RuntimeError(
                 f"{count - there} of {count} Dask workers {why}; see {log}, which ends: "

@@ -1,0 +1,64 @@
+"""Jobs in containers: what is asked of the engine, and that the library is found inside.
+
+There is no engine here. One that notes how it is called, and runs the command outside, stands for it.
+"""
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+
+ENGINE = f"""\
+#!{sys.executable}
+import json, os, sys
+if sys.argv[1:] == ["--version"]:
+    sys.exit(print("apptainer version 1.3.4"))
+with open({{note!r}}, "a") as file:
+    file.write(json.dumps([sys.argv[1:], os.environ["PYTHONPATH"]]) + "\\n")
+os.execvp(sys.argv[-3], sys.argv[-3:])
+"""
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    """Put an engine on the PATH, and the Python of its images; return where its calls are noted."""
+    folder, note = tmp_path / "bin", tmp_path / "calls.jsonl"
+    folder.mkdir()
+    (folder / "apptainer").write_text(ENGINE.format(note=str(note)))
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for path in folder.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return note
+
+
+def test_jobs_run_in_the_image_and_find_the_library(run, engine):
+    before = (run.folder / "results/convert/cells-0000.json").read_bytes()
+    shutil.rmtree(run.folder / "results" / "convert")
+    (run.folder / "gigaseg.sif").touch()
+    run.edit("tiny.yaml", "network:", "container: gigaseg.sif\nnetwork:")
+    done = run.snakemake("--sdm", "apptainer", "--", "convert_all")
+    assert done.returncode == 0, done.stdout
+    assert (run.folder / "results/convert/cells-0000.json").read_bytes() == before
+    calls = [json.loads(line) for line in engine.read_text().splitlines()]
+    library = run.checkout / "workflow"
+    scripts = [call for call, _ in calls if ".py" in call[-1]]
+    assert sum("convert.py" in call[-1] for call in scripts) == 2
+    for call, path in calls:
+        options, image = call[:-4], call[-4]
+        assert (options[0], image) == ("exec", "gigaseg.sif")
+        assert options[options.index("--home") + 1] == str(run.folder)
+        assert path.split(os.pathsep)[0] == str(library)
+    for call in scripts:
+        bound = [b.partition(":") for a, b in zip(call, call[1:], strict=False) if a == "--bind"]
+        # Inside, Snakemake puts these places on the path of the script.
+        assert any(source == str(library) and place for source, _, place in bound)
+
+
+def test_containers_without_an_image_are_an_error(run, engine):
+    done = run.snakemake("-n", "--sdm", "apptainer", "--", "convert_all")
+    assert done.returncode != 0
+    assert "--sdm apptainer needs an image" in done.stdout
+    assert not engine.exists()
