@@ -15,12 +15,12 @@ from gigaseg.workers import hire
 
 ROOT = Path(__file__).parents[2]
 
-# Starts the tasks of a step on this machine, as a cluster of one node would; notes how it was called.
+# Starts the tasks of a step on this machine, and notes how it was called.
 SRUN = f"""\
 #!{sys.executable}
 import json, os, signal, subprocess, sys
-options = [a for a in sys.argv[1:] if a.startswith("--") and sys.argv.index(a) < sys.argv.index({{python!r}})]
-command = sys.argv[1 + len(options):]
+at = sys.argv.index({{python!r}})
+options, command = sys.argv[1:at], sys.argv[at:]
 slurm = [key for key in os.environ if key.startswith(("SLURM_", "SRUN_"))]
 json.dump({{{{"options": options, "command": command, "slurm": slurm}}}}, open({{note!r}}, "w"))
 count = next(int(a.partition("=")[2]) for a in options if a.startswith("--ntasks="))
@@ -106,10 +106,10 @@ def test_in_a_job_of_slurm_workers_are_one_step_of_it(tmp_path, in_slurm):
 
 KILLED = """
 import os, sys, time
-import distributed
+from distributed import Client
 from gigaseg.workers import hire
 own = {"scheduler_address": None, "workers": 2, "interface": None}
-with hire(own, 2, {}, sys.argv[1]) as address, distributed.Client(address, set_as_default=False) as client:
+with hire(own, 2, {}, sys.argv[1]) as address, Client(address, set_as_default=False) as client:
     print(*client.run(os.getpid).values(), flush=True)
     client.gather(client.map(time.sleep, [600, 601]))
 """
@@ -139,13 +139,13 @@ def test_a_job_that_lost_all_workers_ends(tmp_path, monkeypatch):
 
     with (
         hire(wanted(), **job(tmp_path)) as address,
-        pytest.raises(RuntimeError, match="Dask workers .* were lost"),
+        pytest.raises(RuntimeError, match=r"Dask workers .* were lost"),
     ):
         list(cluster.run_on_cluster(address, die, [(3,), (4,)]))
 
 
 def test_workers_that_do_not_begin_are_an_error_that_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "_worker", lambda address: ["sh", "-c", "echo no luck; exit 3"])
+    monkeypatch.setattr(workers, "_worker", lambda _: ["sh", "-c", "echo no luck; exit 3"])
     with (
         pytest.raises(RuntimeError, match=r"2 of 2 Dask workers ended with status 3.*no luck"),
         hire(wanted(), **job(tmp_path)),

@@ -1,12 +1,13 @@
 """Jobs in containers: what is asked of the engine, and that the library is found inside.
 
-There is no engine here. One that notes how it is called, and runs the command outside, stands for it.
+An engine that notes how it is called, and runs the command outside, stands for a real one.
 """
 
 import json
 import os
 import shutil
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_jobs_run_in_the_image_and_find_the_library(run, engine):
         assert options[options.index("--home") + 1] == str(run.folder)
         assert path.split(os.pathsep)[0] == str(library)
     for call in scripts:
-        bound = [b.partition(":") for a, b in zip(call, call[1:], strict=False) if a == "--bind"]
+        bound = [b.partition(":") for a, b in pairwise(call) if a == "--bind"]
         # Inside, Snakemake puts these places on the path of the script.
         assert any(source == str(library) and place for source, _, place in bound)
 
