@@ -34,8 +34,8 @@ def wanted(workers=2, **changes):
     return {"scheduler_address": None, "workers": workers, "interface": None, **changes}
 
 
-def job(folder, threads=2, tasks=1, memory_mb=4000):
-    resources = {"tasks": tasks, "mem_mb": memory_mb}
+def job(folder, threads=2, tasks=1, nodes=1, memory_mb=4000):
+    resources = {"tasks": tasks, "nodes": nodes, "mem_mb": memory_mb}
     return {"threads": threads, "resources": resources, "log": folder / "convert.log"}
 
 
@@ -48,14 +48,14 @@ def nowhere(monkeypatch):
 
 @pytest.fixture
 def in_slurm(tmp_path, monkeypatch):
-    """Pretend to be in a step of a job on two nodes; return where a call of srun is noted."""
+    """Pretend to be in a step of a job of SLURM; return where a call of srun is noted."""
     note = tmp_path / "srun.json"
     (tmp_path / "bin").mkdir()
     srun = tmp_path / "bin" / "srun"
     srun.write_text(SRUN.format(python=sys.executable, note=str(note)))
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
-    step = {"JOB_ID": "7", "JOB_NUM_NODES": "2", "CPU_BIND": "mask_cpu:0x3", "NTASKS": "1"}
+    step = {"JOB_ID": "7", "NNODES": "1", "CPU_BIND": "mask_cpu:0x3", "NTASKS": "1"}
     for name, value in step.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     return note
@@ -90,7 +90,7 @@ def test_workers_find_the_library_as_the_job_found_it(tmp_path, monkeypatch):
 
 
 def test_in_a_job_of_slurm_workers_are_one_step_of_it(tmp_path, in_slurm):
-    with hire(wanted(4), **job(tmp_path, threads=2, tasks=4, memory_mb=8500)) as address:
+    with hire(wanted(4), **job(tmp_path, tasks=4, nodes=2, memory_mb=8500)) as address:
         with distributed.Client(address, set_as_default=False) as client:
             pids = client.run(os.getpid)
             limits = {w["memory_limit"] for w in client.scheduler_info(-1)["workers"].values()}
@@ -98,7 +98,7 @@ def test_in_a_job_of_slurm_workers_are_one_step_of_it(tmp_path, in_slurm):
     call = json.loads(in_slurm.read_text())
     assert len(pids) == 4
     assert limits == {4 * 10**9}  # two on each node
-    assert {"--ntasks=4", "--nodes=2", "--cpus-per-task=2", "--overlap"} <= {*call["options"]}
+    assert {"--ntasks=4", "--cpus-per-task=2", "--overlap"} <= {*call["options"]}
     # What describes the step that this process is in would bind the workers to its CPUs.
     assert call["slurm"] == ["SLURM_JOB_ID"]
     assert not any(psutil.pid_exists(pid) for pid in pids.values())

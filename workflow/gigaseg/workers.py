@@ -21,6 +21,7 @@ PATIENCE = (
     120.0  # seconds in which all workers must have begun: they read Python from a shared disk
 )
 ALONE = 60  # seconds without scheduler after which a worker ends, and without workers a job
+COURTESY = 10.0  # seconds in which workers that are told to end may do so
 LEAST = 500  # MB: what a worker takes before it has read a block, twice
 OWN = 500  # MB of a job that are left to the process that schedules
 
@@ -45,8 +46,8 @@ def hire(
     threads : int
         CPUs of the job; in SLURM, of each of its tasks.
     resources : mapping
-        Of the job: ``tasks``, 1 if there is none, and ``mem_mb``, on each of its nodes. The workers
-        share what there is.
+        Of the job: ``mem_mb``, on each node, which the workers there share; in SLURM also
+        ``tasks`` and ``nodes``, 1 if they are not given.
     log : path
         Of the job. What the workers print goes beside it, to ``<name>.workers.log``.
 
@@ -75,27 +76,21 @@ def hire(
     if not count:
         yield wanted["scheduler_address"]
         return
-    nodes = _count_nodes()
-    cpus = threads * (1 if nodes is None else resources.get("tasks", 1))
-    share = _share(count, cpus=cpus, memory_mb=resources.get("mem_mb"), nodes=nodes or 1)
-    step = [] if nodes is None else _step(count, min(nodes, count), int(share["--nthreads"]))
+    slurm = "SLURM_JOB_ID" in os.environ
+    tasks, nodes = (resources.get(key, 1) if slurm else 1 for key in ("tasks", "nodes"))
+    share = _share(count, cpus=threads * tasks, memory_mb=resources.get("mem_mb"), nodes=nodes)
+    step = _step(count, int(share["--nthreads"])) if slurm else []
     with ExitStack() as stack:
-        scheduler = stack.enter_context(_schedule(wanted["interface"], alone=nodes is None))
+        scheduler = stack.enter_context(_schedule(wanted["interface"], alone=not slurm))
         options = [text for option in share.items() for text in option]
         if wanted["interface"]:
             options += ["--interface", wanted["interface"]]
         command = [*step, *_worker(scheduler.scheduler_address), *options]
         crew = stack.enter_context(_started(command, 1 if step else count, log))
+        stack.callback(scheduler.close)  # which tells the workers to end
         _wait(scheduler, crew, count, log)
         logger.info("%d Dask workers with %s", count, " ".join(options))
         yield scheduler.scheduler_address
-
-
-def _count_nodes() -> int | None:
-    """Return the nodes of the job of SLURM that this process is in; None if it is in none."""
-    if "SLURM_JOB_ID" not in os.environ:
-        return None
-    return int(os.environ.get("SLURM_JOB_NUM_NODES", 1))
 
 
 def _share(count: int, *, cpus: int, memory_mb: int | None, nodes: int) -> dict[str, str]:
@@ -125,8 +120,8 @@ def _share(count: int, *, cpus: int, memory_mb: int | None, nodes: int) -> dict[
     return share
 
 
-def _step(count: int, nodes: int, threads: int) -> list[str]:
-    """Return the command that starts a step of workers inside this job of SLURM."""
+def _step(count: int, threads: int) -> list[str]:
+    """Return the command that starts a step of workers on all nodes of this job of SLURM."""
     if shutil.which("srun") is None:
         raise FileNotFoundError(
             "dask.workers needs srun in a job of SLURM, and it is not on the PATH (a container "
@@ -135,7 +130,6 @@ def _step(count: int, nodes: int, threads: int) -> list[str]:
     return [
         "srun",
         f"--ntasks={count}",
-        f"--nodes={nodes}",
         f"--cpus-per-task={threads}",
         "--overlap",  # this process is in a step that holds all there is
         "--cpu-bind=none",
@@ -203,15 +197,15 @@ def _started(command: Sequence[str], copies: int, log: Path) -> Iterator[list[su
 
 
 def _end(crew: Sequence[subprocess.Popen]) -> None:
-    """End processes that have been told to end otherwise, too, and wait for them."""
+    """Wait for processes that have been told to end; insist where that takes long."""
+    for insist in (subprocess.Popen.terminate, subprocess.Popen.kill):
+        for process in crew:
+            try:
+                process.wait(COURTESY)
+            except subprocess.TimeoutExpired:
+                insist(process)
     for process in crew:
-        process.terminate()
-    for process in crew:
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait()
 
 
 def _wait(scheduler: Any, crew: Sequence[subprocess.Popen], count: int, log: Path) -> None:
