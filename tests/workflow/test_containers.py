@@ -1,6 +1,7 @@
-"""Jobs in containers: what is asked of the engine, and that the library is found inside.
+"""Jobs in containers and conda environments: what is asked for, and that the library is found.
 
-An engine that notes how it is called, and runs the command outside, stands for a real one.
+An engine and a conda that note how they are called stand for real ones: the packages of a job are
+those of the tests.
 """
 
 import json
@@ -20,6 +21,37 @@ with open({{note!r}}, "a") as file:
     file.write(json.dumps([sys.argv[1:], os.environ["PYTHONPATH"]]) + "\\n")
 os.execvp(sys.argv[-3], sys.argv[-3:])
 """
+
+
+CONDA = f"""\
+#!{sys.executable}
+import json, sys
+from pathlib import Path
+if sys.argv[1:] == ["--version"]:
+    print("conda 25.5.1")
+elif sys.argv[1] == "info":
+    print(json.dumps({{"conda_prefix": str(Path(__file__).parents[1]), "platform": "linux-64"}}))
+elif sys.argv[1] == "config":
+    print(json.dumps({{"get": {{"channel_priority": "strict"}}}}))
+elif sys.argv[1:3] == ["env", "create"]:
+    python = Path(sys.argv[sys.argv.index("--prefix") + 1], "bin", "python")
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\\necho "${{PYTHONPATH-withheld}}" >> note\\nexec {sys.executable} "$@"')
+    python.chmod(0o755)
+else:
+    sys.exit(f"not known here: {{sys.argv}}")
+"""
+
+
+@pytest.fixture
+def conda(tmp_path, monkeypatch):
+    """Put a conda on the PATH whose environments have the packages of this one."""
+    folder = tmp_path / "conda" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "conda").write_text(CONDA)
+    (folder / "conda").chmod(0o755)
+    (folder / "activate").write_text('PATH="$1/bin:$PATH"\n')
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 @pytest.fixture
@@ -63,3 +95,15 @@ def test_containers_without_an_image_are_an_error(run, engine):
     assert done.returncode != 0
     assert "--sdm apptainer needs an image" in done.stdout
     assert not engine.exists()
+
+
+@pytest.mark.usefixtures("conda")
+def test_jobs_and_their_workers_find_the_library_from_a_conda_environment(run):
+    before = (run.folder / "results/convert/cells-0000.json").read_bytes()
+    shutil.rmtree(run.folder / "results" / "convert")
+    run.edit("tiny.yaml", "network:", "dask: {workers: 2}\nnetwork:")
+    done = run.snakemake("--sdm", "conda", "--", "convert_all")
+    assert done.returncode == 0, done.stdout
+    assert (run.folder / "results/convert/cells-0000.json").read_bytes() == before
+    # Snakemake keeps it from scripts in an environment, and puts the library on their path itself.
+    assert {*(run.folder / "note").read_text().split()} == {"withheld"}
