@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,18 @@ os.execvp(sys.argv[-3], sys.argv[-3:])
 """
 
 
+# Has the packages of the tests, and nothing that is installed for development, such as the library.
+PYTHON = f"""\
+#!/bin/sh
+echo "${{PYTHONPATH-withheld}}" >> note
+case "$1" in *.py)
+    exec {sys.executable} -S -c 'import runpy, sys
+sys.path.append("{sysconfig.get_path("purelib")}")
+runpy.run_path(sys.argv[1], run_name="__main__")' "$@"
+esac
+exec {sys.executable} "$@"
+"""
+
 CONDA = f"""\
 #!{sys.executable}
 import json, sys
@@ -30,16 +43,16 @@ from pathlib import Path
 if sys.argv[1:] == ["--version"]:
     print("conda 25.5.1")
 elif sys.argv[1] == "info":
-    print(json.dumps({{"conda_prefix": str(Path(__file__).parents[1]), "platform": "linux-64"}}))
+    print(json.dumps({{{{"conda_prefix": str(Path(__file__).parents[1]), "platform": "linux-64"}}}}))
 elif sys.argv[1] == "config":
-    print(json.dumps({{"get": {{"channel_priority": "strict"}}}}))
+    print(json.dumps({{{{"get": {{{{"channel_priority": "strict"}}}}}}}}))
 elif sys.argv[1:3] == ["env", "create"]:
     python = Path(sys.argv[sys.argv.index("--prefix") + 1], "bin", "python")
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\\necho "${{PYTHONPATH-withheld}}" >> note\\nexec {sys.executable} "$@"')
+    python.write_text({{python!r}})
     python.chmod(0o755)
-else:
-    sys.exit(f"not known here: {{sys.argv}}")
+elif sys.argv[1] != "clean":
+    sys.exit(f"not known here: {{{{sys.argv}}}}")
 """
 
 
@@ -48,7 +61,7 @@ def conda(tmp_path, monkeypatch):
     """Put a conda on the PATH whose environments have the packages of this one."""
     folder = tmp_path / "conda" / "bin"
     folder.mkdir(parents=True)
-    (folder / "conda").write_text(CONDA)
+    (folder / "conda").write_text(CONDA.format(python=PYTHON))
     (folder / "conda").chmod(0o755)
     (folder / "activate").write_text('PATH="$1/bin:$PATH"\n')
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -72,7 +85,7 @@ def test_jobs_run_in_the_image_and_find_the_library(run, engine):
     shutil.rmtree(run.folder / "results" / "convert")
     (run.folder / "gigaseg.sif").touch()
     run.edit("tiny.yaml", "network:", "container: gigaseg.sif\nnetwork:")
-    done = run.snakemake("--sdm", "apptainer", "--", "convert_all")
+    done = run.snakemake("convert_all", "--sdm", "apptainer")
     assert done.returncode == 0, done.stdout
     assert (run.folder / "results/convert/cells-0000.json").read_bytes() == before
     calls = [json.loads(line) for line in engine.read_text().splitlines()]
@@ -91,7 +104,7 @@ def test_jobs_run_in_the_image_and_find_the_library(run, engine):
 
 
 def test_containers_without_an_image_are_an_error(run, engine):
-    done = run.snakemake("-n", "--sdm", "apptainer", "--", "convert_all")
+    done = run.snakemake("-n", "convert_all", "--sdm", "apptainer")
     assert done.returncode != 0
     assert "--sdm apptainer needs an image" in done.stdout
     assert not engine.exists()
@@ -101,9 +114,12 @@ def test_containers_without_an_image_are_an_error(run, engine):
 def test_jobs_and_their_workers_find_the_library_from_a_conda_environment(run):
     before = (run.folder / "results/convert/cells-0000.json").read_bytes()
     shutil.rmtree(run.folder / "results" / "convert")
+    (run.folder / "witness").unlink()
     run.edit("tiny.yaml", "network:", "dask: {workers: 2}\nnetwork:")
-    done = run.snakemake("--sdm", "conda", "--", "convert_all")
+    done = run.snakemake("convert_all", "--sdm", "conda")
     assert done.returncode == 0, done.stdout
     assert (run.folder / "results/convert/cells-0000.json").read_bytes() == before
     # Snakemake keeps it from scripts in an environment, and puts the library on their path itself.
     assert {*(run.folder / "note").read_text().split()} == {"withheld"}
+    imported = {*(run.folder / "witness").read_text().split()}
+    assert imported == {str(run.checkout / "workflow" / "gigaseg" / "__init__.py")}
