@@ -38,21 +38,20 @@ exec {sys.executable} "$@"
 
 CONDA = f"""\
 #!{sys.executable}
-import json, sys
+import json, shutil, sys
 from pathlib import Path
 if sys.argv[1:] == ["--version"]:
     print("conda 25.5.1")
 elif sys.argv[1] == "info":
-    print(json.dumps({{{{"conda_prefix": str(Path(__file__).parents[1]), "platform": "linux-64"}}}}))
+    print(json.dumps({{"conda_prefix": str(Path(__file__).parents[1]), "platform": "linux-64"}}))
 elif sys.argv[1] == "config":
-    print(json.dumps({{{{"get": {{{{"channel_priority": "strict"}}}}}}}}))
+    print(json.dumps({{"get": {{"channel_priority": "strict"}}}}))
 elif sys.argv[1:3] == ["env", "create"]:
     python = Path(sys.argv[sys.argv.index("--prefix") + 1], "bin", "python")
     python.parent.mkdir(parents=True)
-    python.write_text({{python!r}})
-    python.chmod(0o755)
+    shutil.copy(Path(__file__).with_name("job-python"), python)
 elif sys.argv[1] != "clean":
-    sys.exit(f"not known here: {{{{sys.argv}}}}")
+    sys.exit(f"not known here: {{sys.argv}}")
 """
 
 
@@ -61,8 +60,9 @@ def conda(tmp_path, monkeypatch):
     """Put a conda on the PATH whose environments have the packages of this one."""
     folder = tmp_path / "conda" / "bin"
     folder.mkdir(parents=True)
-    (folder / "conda").write_text(CONDA.format(python=PYTHON))
-    (folder / "conda").chmod(0o755)
+    for name, text in (("conda", CONDA), ("job-python", PYTHON)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
     (folder / "activate").write_text('PATH="$1/bin:$PATH"\n')
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
