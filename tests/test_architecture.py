@@ -29,7 +29,7 @@ GROUPS = {
     "books": "ledger lease manifests fingerprints disk benchmarks models allocations",
     "network": "unet nested fcn networks runtime lanes patches rendering averaging optimisation "
     "checkpoints replicas training inference depths loading ensembles",
-    "blocks": "blockwise cluster cuts flooding splitting",
+    "blocks": "blockwise cluster cuts flooding splitting workers",
     "stores": "volumes pyramids shards ome digests census planes",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "addresses choices figures layers outlook views viewer sections pictures summaries "

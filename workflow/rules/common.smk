@@ -15,7 +15,20 @@ config.update(plan.settings)  # complete, for the captions of Snakemake's report
 
 RESULTS = plan.results
 
+HIRED = plan.settings["dask"]["workers"]  # of each job of convert and split
+
 asks = Allocations(plan.results, plan.settings["cluster"]["longest"]).asks
+
+
+# Of the jobs, with --sdm apptainer.
+container: plan.settings["container"]
+
+
+if "apptainer" in map(str, workflow.deployment_settings.deployment_method):
+    if not plan.settings["container"]:
+        sys.exit(
+            "--sdm apptainer needs an image: config, container (docs/containers.md)"
+        )
 
 
 wildcard_constraints:
