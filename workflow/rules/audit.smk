@@ -13,8 +13,7 @@ rule audit_seams:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        **asks(8000, 60, plan.path("audit_seams")),
     params:
         settings=lambda wildcards: plan.job(
             "audit_seams", wildcards.lot, model(wildcards)
@@ -43,8 +42,7 @@ rule audit:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=1000,
-        runtime=60,
+        **asks(1000, 60),
     params:
         settings=plan.audit(),
         code=code("audit"),

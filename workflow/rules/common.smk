@@ -1,6 +1,7 @@
 import json
 
 from gigaseg import lock
+from gigaseg.allocations import Allocations
 from gigaseg.plan import load
 from gigaseg.provenance import code
 from gigaseg.settings import SettingsError
@@ -13,6 +14,8 @@ except SettingsError as problems:
 config.update(plan.settings)  # complete, for the captions of Snakemake's report
 
 RESULTS = plan.results
+
+asks = Allocations(plan.results, plan.settings["cluster"]["longest"]).asks
 
 
 wildcard_constraints:

@@ -11,8 +11,7 @@ rule convert:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=240,
+        **asks(4000, 240, plan.path("convert"), resumes=True),
     params:
         settings=lambda wildcards: plan.job("convert", wildcards.lot),
         code=code("convert"),

@@ -13,8 +13,7 @@ rule evaluate:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=480,
+        **asks(8000, 480, plan.path("evaluate")),
     params:
         settings=lambda wildcards: plan.job("evaluate", wildcards.lot, model(wildcards)),
         code=code("evaluate"),
@@ -47,8 +46,7 @@ rule tabulate:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        **asks(2000, 30),
     params:
         settings=plan.tabulate(),
         code=code("tabulate"),

@@ -13,8 +13,7 @@ rule predict:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        **asks(8000, 1440, plan.path("predict"), resumes=True),
     params:
         settings=lambda wildcards: plan.job("predict", wildcards.lot, model(wildcards)),
         code=code("predict"),
@@ -44,8 +43,7 @@ rule predict_open:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        **asks(4000, 30),
     params:
         predict=plan.path("predict"),
         settings=lambda wildcards: plan.job("predict", wildcards.lot, model(wildcards)),
@@ -73,8 +71,7 @@ rule predict_part:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        **asks(8000, 1440, plan.path("predict"), resumes=True),
     params:
         predict=plan.path("predict"),
         settings=lambda wildcards: plan.job("predict", wildcards.lot, model(wildcards)),

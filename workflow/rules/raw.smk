@@ -15,8 +15,7 @@ for dataset in plan.phantoms:
         conda:
             "../../environment.yml"
         resources:
-            mem_mb=2000,
-            runtime=30,
+            **asks(2000, 30),
         params:
             settings=plan.phantom(dataset),
             code=code("phantom"),
@@ -38,8 +37,7 @@ rule fetch:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=1000,
-        runtime=120,
+        **asks(1000, 120),
     params:
         settings=lambda wildcards: plan.fetch(wildcards.dataset),
         code=code("fetch"),

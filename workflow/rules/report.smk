@@ -58,8 +58,7 @@ rule report:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **asks(4000, 60),
     params:
         settings=plan.report(),
         code=code("report"),
@@ -84,8 +83,7 @@ rule verdict:
     conda:
         "../../environment.yml"
     resources:
-        mem_mb=500,
-        runtime=10,
+        **asks(500, 10),
     params:
         settings=plan.verdict(),
         code=code("verdict"),

@@ -13,8 +13,7 @@ rule split:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=480,
+        **asks(8000, 480, plan.path("split"), resumes=True),
     params:
         settings=lambda wildcards: plan.job("split", wildcards.lot, model(wildcards)),
         code=code("split"),

@@ -13,8 +13,7 @@ rule train:
     # The number of threads changes the last bits of a model, so it is one of the settings.
     threads: lambda wildcards: plan.threads(wildcards.experiment)
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        **asks(8000, 1440, plan.path("train"), resumes=True),
         nodes=1,
     params:
         settings=lambda wildcards: plan.job("train", model=model(wildcards)),

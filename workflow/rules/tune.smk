@@ -14,8 +14,7 @@ rule tune:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=1440,
+        **asks(8000, 480, plan.path("tune")),
     params:
         settings=lambda wildcards: plan.job("tune", model=model(wildcards)),
         code=code("tune"),

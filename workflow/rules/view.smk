@@ -20,8 +20,7 @@ rule view:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime=240,
+        **asks(2000, 240, plan.path("view"), resumes=True),
     params:
         settings=lambda wildcards: plan.job("view", wildcards.lot, model(wildcards)),
         code=code("view"),

@@ -11,8 +11,7 @@ rule weigh:
         "../../environment.yml"
     threads: 2
     resources:
-        mem_mb=4000,
-        runtime=240,
+        **asks(4000, 240, plan.path("weigh"), resumes=True),
     params:
         settings=lambda wildcards: plan.job("weigh", wildcards.lot),
         code=code("weigh"),

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..allocations import allocation
 from ..classes import NAMES
 from ..forecast import (
     LESSON,
@@ -102,7 +103,9 @@ def before_run(settings: Mapping[str, Any], *, local: bool) -> tuple[str, Outloo
 
 
 def keep(outlook: Outlook, results: Path) -> None:
-    """Remember what was forecast of each job, for the report; newer forecasts replace older ones.
+    """Remember what was forecast of each job; newer forecasts replace older ones.
+
+    The report compares it with what jobs took, and on a cluster jobs ask for it.
 
     Parameters
     ----------
@@ -121,6 +124,7 @@ def keep(outlook: Outlook, results: Path) -> None:
                 "disk": need.disk if seen else None,
                 "memory": need.memory if seen and alone else None,
                 "seconds": need.seconds if seen and alone and not need.unknown else None,
+                **(allocation(need.memory, None if need.unknown else need.seconds) if seen else {}),
             }
     write_manifest(path, {"jobs": jobs})
 
