@@ -1,11 +1,12 @@
 """A project whose jobs can be held at a chosen moment, and the cluster that it runs on."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import throwaway
@@ -134,25 +135,39 @@ class Call:
         return self.process.wait()
 
 
+# What docs/slurm.md has a user edit in the profile, for this cluster.
+EDITS = {
+    "  # slurm_partition: cpu": "  slurm_partition: cpu",
+    "{gpu: 1}": "{gpu: 1, slurm_partition: gpu}",
+}
+
+
 @dataclass(frozen=True)
 class Project:
     """A working directory, and Snakemake in it."""
 
     folder: Path
     environment: dict[str, str]
+    calls: list[Call] = field(default_factory=list)
 
     @classmethod
     def make(cls, folder: Path, environment: dict[str, str]) -> "Project":
-        """Write config, sheet and hooks."""
+        """Write config, sheet, profile and hooks."""
         (folder / "hooks").mkdir(parents=True)
         (folder / "hooks" / "sitecustomize.py").write_text(HOOKS)
         (folder / "tiny.yaml").write_text(CONFIG)
         (folder / "samples.tsv").write_text(SHEET)
+        profile = (ROOT / "profiles" / "slurm" / "config.yaml").read_text()
+        for old, new in EDITS.items():
+            assert old in profile, f"{old!r} is no longer in the profile"
+            profile = profile.replace(old, new)
+        (folder / "profile").mkdir()
+        (folder / "profile" / "config.yaml").write_text(profile)
         return cls(folder, environment)
 
     def start(self, *arguments: str, hold: str = "") -> Call:
         """Call Snakemake, with jobs to be held at these moments."""
-        console = self.folder / f"console-{len([*self.folder.glob('console-*')])}.txt"
+        console = self.folder / f"console-{len(self.calls)}.txt"
         own = {"HOLD": hold, "PYTHONPATH": str(self.folder / "hooks"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), *arguments]
         with console.open("w") as output:
@@ -164,12 +179,19 @@ class Project:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Call(process, console)
+        self.calls.append(Call(process, console))
+        return self.calls[-1]
 
     def submit(self, *arguments: str, hold: str = "") -> Call:
         """Call Snakemake as on a cluster, for everything."""
-        profile = ("--workflow-profile", str(ROOT / "profiles" / "slurm"))
-        return self.start("all", *profile, *arguments, hold=hold)
+        return self.start("all", "--workflow-profile", "profile", *arguments, hold=hold)
+
+    def close(self) -> None:
+        """End what still runs, after a failure."""
+        for call in self.calls:
+            if call.process.poll() is None:
+                os.killpg(call.process.pid, signal.SIGKILL)
+                call.wait()
 
     def held(self, name: str, call: Call) -> str:
         """Wait until a job is held; return its number."""

@@ -31,15 +31,18 @@ NOT_RESULTS = {".gigaseg", "logs", "benchmarks", ".lock"}
 
 @pytest.fixture(scope="module")
 def project(cluster, tmp_path_factory):
-    return Project.make(tmp_path_factory.mktemp("project"), cluster.environment)
+    made = Project.make(tmp_path_factory.mktemp("project"), cluster.environment)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster, tmp_path_factory):
     """Start the same run without SLURM; nobody waits for it before it is needed."""
     mark = {throwaway.MARK: cluster.environment[throwaway.MARK]}
-    project = Project.make(tmp_path_factory.mktemp("undisturbed"), mark)
-    return project, project.start("all", "--cores", "2")
+    made = Project.make(tmp_path_factory.mktemp("undisturbed"), mark)
+    yield made, made.start("all", "--cores", "2")
+    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,7 @@ def test_a_cancelled_job_is_reported_and_the_others_go_on(cancelled):
     assert cancelled.status == 1
     assert f"SLURM-job '{cancelled.job}' failed, SLURM status is: 'CANCELLED'" in cancelled.text
     assert "results/logs/split/tiny/fold-0/cells-0000.log" in cancelled.text
-    assert re.search(rf"slurm_logs/rule_split/\S*/{cancelled.job}\.log", cancelled.text)
+    assert re.search(rf"slurm-logs/rule_split/\S*/{cancelled.job}\.log", cancelled.text)
     assert {"split/tiny/fold-0/cells-0001.json", "evaluate/tiny/fold-0/cells-0001.json"} <= (
         cancelled.done
     )
