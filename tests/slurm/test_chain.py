@@ -206,6 +206,15 @@ def test_ctrl_c_cancels_the_jobs(interrupted):
     assert interrupted.state["state"] == "CANCELLED"
 
 
+def test_no_other_job_failed_or_took_more_memory_than_it_asked_for(
+    finished, killed, timed_out, interrupted, cancelled
+):
+    disturbed = {killed.job, timed_out.job, *interrupted.before, cancelled.job}
+    others = finished.jobs.keys() - disturbed
+    assert {finished.jobs[job]["state"] for job in others} == {"COMPLETED"}
+    assert finished.jobs[killed.job]["state"] == "COMPLETED"
+
+
 def test_a_cancelled_job_is_reported_and_the_others_go_on(cancelled):
     assert cancelled.status == 1
     assert f"SLURM-job '{cancelled.job}' failed, SLURM status is: 'CANCELLED'" in cancelled.text

@@ -32,7 +32,8 @@ MARK = "GIGASEG_TEST_CLUSTER"  # in the environment of all processes that belong
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 PATIENCE = 30.0  # seconds for a daemon to start, or to stop
 
-# CPUs and memory are declared, not there: jobs of the tests need little of what they ask for.
+# CPUs and memory are declared, not there: jobs of the tests need little of what they ask for. One
+# that takes more memory than it asked for is killed, as on clusters.
 CONFIG = """\
 ClusterName=throwaway
 SlurmctldHost={host}(127.0.0.1)
@@ -57,7 +58,9 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 MailProg=/bin/true
 ReturnToService=2
 MinJobAge=3600
