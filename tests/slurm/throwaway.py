@@ -98,6 +98,7 @@ class Cluster:
             raise NoClusterError(
                 f"there is no {', '.join(missing)} here: apt-get install {PACKAGES}"
             )
+        _adopt()
         self._configure()
         own = f"--socket={self.folder}/munge.socket", f"--key-file={self.folder}/munge.key"
         logs = f"--log-file={self.folder}/munged.log", f"--pid-file={self.folder}/munged.pid"
@@ -242,7 +243,6 @@ def main(folder: Path) -> None:
     cluster = Cluster(folder)
     try:
         try:
-            _adopt()
             cluster.start()
         except NoClusterError as problem:
             print(json.dumps({"problem": str(problem)}), flush=True)
