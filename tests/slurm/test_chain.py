@@ -60,7 +60,7 @@ def killed(cluster, project, undisturbed):
 @pytest.fixture(scope="module")
 def timed_out(cluster, project, killed):
     del killed  # begun after
-    call = project.submit(hold="part predict_part c 2; split split a 1")
+    call = project.submit(hold="part predict_part c 2; split split b 2")
     wait_until(lambda: "waiting for" in project.log("convert/cells-0000"), call)
     waiting = project.log("convert/cells-0000")
     project.release("convert")
@@ -88,7 +88,7 @@ def interrupted(cluster, project, timed_out):
 def cancelled(cluster, project, interrupted):
     del interrupted  # begun after
     # Without another attempt: that would be the next call's first.
-    call = project.submit("--retries", "0", hold="again split a 1")
+    call = project.submit("--retries", "0", hold="again split b 1")
     job = project.held("again", call)
     cluster.call("scancel", job)
     status = call.wait()
