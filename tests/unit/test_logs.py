@@ -1,3 +1,4 @@
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,11 @@ def test_the_file_has_everything_and_the_console_the_essence(job):
     assert shown == "convert 100%-0000: empty labels\n"
     for text in ("INFO gigaseg.stages: reading", "empty labels", "a hint", "old style"):
         assert text in log
+
+
+def test_the_log_begins_with_the_place(job):
+    _, _, log = job("raise SystemExit")
+    assert f"INFO gigaseg.logs: convert 100%-0000 on {socket.gethostname()}\n" in log
 
 
 def test_an_error_is_one_message_and_the_path_of_the_log(job):

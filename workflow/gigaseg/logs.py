@@ -1,7 +1,10 @@
 """What a job tells: everything to its log file, the essence to the console."""
 
 import logging
+import os
+import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -11,12 +14,21 @@ from .termination import install
 DETAILED = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LIBRARY = __package__ or "gigaseg"
 
+# What a cluster tells a job about its place, and how the log names it.
+PLACE = {
+    "SLURM_JOB_ID": "SLURM job",
+    "SLURM_ARRAY_TASK_ID": "task",
+    "CUDA_VISIBLE_DEVICES": "CUDA_VISIBLE_DEVICES",
+}
+
+logger = logging.getLogger(__name__)
+
 
 def start(path: str | Path, job: str) -> None:
     """Send this process's messages to a log file, and end with one clear line if it fails.
 
-    The file receives all messages from level INFO on and the traceback of an error; stderr shows
-    the library's own warnings and errors, after the name of the job. From here on, the process ends
+    The file receives all messages from level INFO on and the traceback of an error, the first of
+    them where this process runs; stderr shows the library's own warnings and errors, after the name of the job. From here on, the process ends
     in order when it is told to: see `gigaseg.termination`.
 
     Parameters
@@ -45,6 +57,7 @@ def start(path: str | Path, job: str) -> None:
         file = logging.FileHandler(path, mode="w", encoding="utf-8")
     file.setFormatter(logging.Formatter(DETAILED))
     logging.getLogger().addHandler(file)
+    logger.info("%s on %s", job, describe_place(socket.gethostname(), os.environ))
     install(job)
 
 
@@ -63,6 +76,20 @@ class _Ending:
         # Not a message of the library: the console is told once, below.
         logging.getLogger("job").error("%s failed", self.job, exc_info=(kind, error, trace))
         print(f"{self.job} failed: {describe(error)}\nThe log is {self.path}", file=sys.stderr)
+
+
+def describe_place(host: str, environment: Mapping[str, str]) -> str:
+    """Say where a job runs and what it was given, as far as the environment tells.
+
+    Examples
+    --------
+    >>> describe_place("node7", {"SLURM_JOB_ID": "4711", "CUDA_VISIBLE_DEVICES": "1"})
+    'node7, SLURM job 4711, CUDA_VISIBLE_DEVICES 1'
+    >>> describe_place("laptop", {})
+    'laptop'
+    """
+    told = [f"{word} {environment[name]}" for name, word in PLACE.items() if name in environment]
+    return ", ".join([host, *told])
 
 
 def describe(error: BaseException) -> str:
