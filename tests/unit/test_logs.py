@@ -40,6 +40,17 @@ def test_the_file_has_everything_and_the_console_the_essence(job):
         assert text in log
 
 
+def test_how_far_the_work_is_is_the_essence_too(job):
+    _, shown, log = job(
+        "from gigaseg.pace import Pace",
+        "now = iter([0, 20])",
+        "Pace('a', 4, 'blocks', clock=lambda: next(now)).advance()",
+        "logging.getLogger('gigaseg.pacemaker').info('not this')",
+    )
+    assert shown == "convert 100%-0000: a: 1 of 4 blocks, 0.05 blocks/s, 1 min 0 s left\n"
+    assert "INFO gigaseg.pace: a: 1 of 4 blocks" in log
+
+
 def test_an_error_is_one_message_and_the_path_of_the_log(job):
     code, shown, log = job("raise ValueError('tile 570 px does not fit')")
     assert code == 1

@@ -80,6 +80,8 @@ class BlockLedger:
         Which work of the store: a store may have several (``level-0``, ``labels``).
     lease : Lease, optional
         Checked before each entry, so that a process that lost its store stops.
+    title : str
+        What the work is called in front of people.
 
     Attributes
     ----------
@@ -90,12 +92,14 @@ class BlockLedger:
         that work for this one.
     """
 
-    def __init__(self, folder: Path, name: str, lease: Lease | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, lease: Lease | None = None, title: str = ""
+    ) -> None:
         self.check = _agree if lease is None else partial(lease_check, lease.path, lease.token)
         self._lock = threading.Lock()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self.name = name
+        self.name, self.title = name, title
         self.recorded = self.voxels = 0
         self.checksums = _read_entries(folder.glob(f"{name}.*.jsonl"))
         self._path = folder / f"{name}.{uuid.uuid4().hex}.jsonl"
@@ -259,7 +263,8 @@ class Construction:
 
     def ledger(self, name: str) -> BlockLedger:
         """Open the ledger of one kind of work in this store."""
-        ledger = BlockLedger(self._books / "ledger", name, self._lease)
+        sample = self.path.name.removesuffix(".zarr").removesuffix(".ome")
+        ledger = BlockLedger(self._books / "ledger", name, self._lease, f"{sample}, {name}")
         self._ledgers.append(ledger)
         return ledger
 

@@ -10,14 +10,15 @@ from .termination import install
 
 DETAILED = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LIBRARY = __package__ or "gigaseg"
+PACE = f"{LIBRARY}.pace"
 
 
 def start(path: str | Path, job: str) -> None:
     """Send this process's messages to a log file, and end with one clear line if it fails.
 
     The file receives all messages from level INFO on and the traceback of an error; stderr shows
-    the library's own warnings and errors, after the name of the job. From here on, the process ends
-    in order when it is told to: see `gigaseg.termination`.
+    the library's own warnings and errors, and how far the work is, after the name of the job. From
+    here on, the process ends in order when it is told to: see `gigaseg.termination`.
 
     Parameters
     ----------
@@ -33,8 +34,7 @@ def start(path: str | Path, job: str) -> None:
     """
     path = Path(path)
     console = logging.StreamHandler(sys.stderr)
-    console.setLevel(logging.WARNING)
-    console.addFilter(logging.Filter(LIBRARY))
+    console.addFilter(_is_for_the_console)
     console.setFormatter(logging.Formatter(f"{job.replace('%', '%%')}: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[console], force=True)
     logging.captureWarnings(True)
@@ -46,6 +46,11 @@ def start(path: str | Path, job: str) -> None:
     file.setFormatter(logging.Formatter(DETAILED))
     logging.getLogger().addHandler(file)
     install(job)
+
+
+def _is_for_the_console(record: logging.LogRecord) -> bool:
+    serious = record.levelno >= logging.WARNING and logging.Filter(LIBRARY).filter(record)
+    return bool(serious) or record.name == PACE
 
 
 class _Ending:

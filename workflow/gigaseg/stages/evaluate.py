@@ -23,6 +23,7 @@ from ..disk import telling
 from ..labels import LabelArray, Objects
 from ..ledger import digest, fingerprint
 from ..maps import BoundaryMap
+from ..pace import Pace
 from ..remarks import remark
 from ..scores import Score, Tally, add, score, tally_instances, tally_map
 from ..scoretable import frame, records, write_parquet
@@ -77,11 +78,15 @@ def run(
     def evaluate(row: Row) -> Evaluated:
         name = row["sample"]
         entries = images[name], maps[name], instances[name]
-        return evaluate_sample(
+        found = evaluate_sample(
             row, *entries, settings=settings, code=code, workers=workers, folder=manifest.parent
         )
+        if len(ready) > 1:
+            pace.advance()
+        return found
 
     ready = [row for row in settings["samples"] if instances[row["sample"]]["status"] == "done"]
+    pace = Pace("", len(ready), "samples")
     with ThreadPoolExecutor(at_once) as pool:
         futures = {row["sample"]: pool.submit(evaluate, row) for row in ready}
     # The table comes before the manifest, which `run_lot` writes: hence the futures, whose errors
@@ -205,16 +210,21 @@ def tally_planes(
     """
     ignored = truth.attributes.get("ignored")
 
+    thresholds = evaluation["thresholds"]
+    planes = range(truth.shape[0] if thresholds else 0)
+    pace = Pace(f"{truth.name}, map", len(planes) * len(thresholds), "thresholds")
+
     def count(z: int) -> Tally:
         return tally_map(
             BoundaryMap(_Plane(truth, z), _Plane(probability, z), folder=folder, ignored=ignored),
-            thresholds=evaluation["thresholds"],
+            thresholds=thresholds,
             radius=evaluation["warping_radius"],
             workers=workers,
+            step=pace.advance,
         )
 
     with telling(folder or Path(gettempdir())):
-        return [(z, count(z)) for z in range(truth.shape[0] if evaluation["thresholds"] else 0)]
+        return [(z, count(z)) for z in planes]
 
 
 def tally_problems(
