@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial, singledispatch
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from .disk import blame, writing
 from .fingerprints import canonical_json, digest, file_identity, fingerprint
+from .jsonlines import append_line, read_lines
 from .lease import Lease
 from .lease import check as lease_check
 from .manifests import write_atomically
@@ -125,7 +126,7 @@ class BlockLedger:
         with self._lock:
             self.check()
             with writing(self._path):
-                _append(self._path, entry)
+                append_line(self._path, entry)
             self.checksums[block] = checksum
             self.recorded += 1
             self.voxels += voxels
@@ -142,7 +143,7 @@ def _agree() -> None:
 def _read_entries(files: Iterable[Path]) -> dict[str, str | None]:
     entries: dict[str, str | None] = {}
     for file in sorted(files):
-        for entry in _read_lines(file):
+        for entry in read_lines(file):
             if entry.keys() == {"block", "checksum"}:
                 entries[entry["block"]] = entry["checksum"]
     return entries
@@ -371,7 +372,7 @@ class Construction:
             "peak_memory_mb": _peak_memory_mb(),
             **facts,
         }
-        _append(self._books / f"attempts{self._suffix}.jsonl", line)
+        append_line(self._books / f"attempts{self._suffix}.jsonl", line)
 
 
 def abandon(outcome: str) -> None:
@@ -403,31 +404,9 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
         the attempt has done so far:
         ``blocks``, ``voxels`` and ``passes``, the voxels by kind of work.
     """
-    lines = [line for file in path.glob(f"{BOOKS}/attempts*.jsonl") for line in _read_lines(file)]
+    lines = [line for file in path.glob(f"{BOOKS}/attempts*.jsonl") for line in read_lines(file)]
     timed = (line for line in lines if isinstance(line.get("time"), int | float))
     return sorted(timed, key=lambda line: line["time"])
-
-
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add a line to a file; what a process that died while writing left is closed first."""
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        else:
-            torn = False
-        file.write(b"\n" * torn + canonical_json(entry).encode() + b"\n")
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a file, without lines cut off by death or spoilt since."""
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

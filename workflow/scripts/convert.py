@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import convert
 
-logs.start(snakemake.log[0], " ".join(["convert", *snakemake.wildcards]))
+logs.start_script(snakemake)
 convert.run(
     manifest=Path(snakemake.output.manifest),
     settings=json.loads(snakemake.params.settings),

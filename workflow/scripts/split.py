@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import split
 
-logs.start(snakemake.log[0], " ".join(["split", *snakemake.wildcards]))
+logs.start_script(snakemake)
 split.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),
