@@ -26,7 +26,8 @@ GROUPS = {
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
     "calibration measures sizing centres tally nearest scales",
     # what was done, by whom, from what; nothing beyond the standard library
-    "books": "ledger lease manifests fingerprints disk benchmarks models allocations jsonlines pace",
+    "books": "ledger lease manifests fingerprints disk benchmarks models allocations jsonlines "
+    "pace",
     "network": "unet nested fcn networks runtime lanes patches rendering averaging optimisation "
     "checkpoints replicas training inference depths loading ensembles",
     "blocks": "blockwise cluster cuts flooding splitting",
