@@ -25,12 +25,11 @@ logger = logging.getLogger(__name__)
 RUN = "GIGASEG_RUN"  # environment variable that names the run
 
 # What the same settings, code and inputs bring about again, on any machine. Not among them: what is
-# full, lost or out of reach (OSError), memory, devices and other processes (RuntimeError), and a
-# package that one node cannot import.
+# full, lost, out of reach or not yet seen from this node (OSError), memory, devices and other
+# processes (RuntimeError), and a package that one node cannot import.
 LASTING = (
     *(ValueError, TypeError, LookupError, ArithmeticError),
     *(AssertionError, AttributeError, NameError, NotImplementedError),
-    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError),
 )
 
 
