@@ -143,6 +143,16 @@ def test_a_perfect_sample_has_perfect_scores(tmp_path, objects):
     assert (fact["status"], fact["scored"], fact["shape"]) == ("done", True, [2, 40, 40])
 
 
+def test_thresholds_and_pieces_of_a_sample_count_as_progress(tmp_path, paced):
+    Lot(tmp_path).sample("a", *noisy(1)).run()
+    assert paced() == [
+        *(f"a, map: {n} of 4 thresholds" for n in (1, 2, 3)),
+        "a, map: 4 thresholds",
+        "a, instances: 1 of 2 pieces",
+        "a, instances: 2 pieces",
+    ]
+
+
 def test_planes_are_problems_of_their_own_and_add_up(tmp_path):
     truth, probability, found = noisy(1)
     _, table = Lot(tmp_path).sample("a", truth, probability, found).run()

@@ -156,6 +156,11 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
             "evaluation.baseline: ./results is the results folder of this run: name that of an",
         ),
         (change(evaluation={"baseline": 3}), "evaluation.baseline: 3 is not a text or null"),
+        (
+            change(dask={"scheduler_address": "tcp://node7:8786", "workers": 2}),
+            "dask.workers: another cluster is named in dask.scheduler_address: set one of the two",
+        ),
+        (change(dask={"workers": -1}), "dask.workers: -1 is below 0, the smallest allowed"),
         (change(experiments={"one": {}}), "experiments.one: 'datasets' is missing"),
         (change(experiments={"one": {"datasets": ["cels"]}}), "'cels'; did you mean cells?"),
         (change(experiments={"one": {"datasets": ["cells", "cells"]}}), "names something twice"),

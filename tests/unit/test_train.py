@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,11 @@ def test_a_finished_model_is_not_trained_again(weigh: Path) -> None:
     run(weigh)
     assert {file.name: file.stat().st_mtime_ns for file in folder.glob("*.*")} == before
     assert folder.with_suffix(".json").exists()
+
+
+def test_every_step_counts_as_progress(weigh: Path, paced: Callable[[], list[str]]) -> None:
+    run(weigh)
+    assert paced() == ["1 of 4 steps", "2 of 4 steps", "3 of 4 steps", "4 steps"]
 
 
 def test_other_code_trains_again(weigh: Path) -> None:

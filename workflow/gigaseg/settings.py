@@ -189,6 +189,9 @@ def check(settings: Mapping[str, Any]) -> Iterator[Problem]:
     low, high = settings["intensity"]["low"], settings["intensity"]["high"]
     if _numbers(low, high) and not low < high:
         yield Problem(("intensity", "high"), f"{high} is not above low, {low}")
+    if settings["dask"]["scheduler_address"] and settings["dask"]["workers"]:
+        text = "another cluster is named in dask.scheduler_address: set one of the two"
+        yield Problem(("dask", "workers"), text)
     earlier = settings["evaluation"]["baseline"]
     if isinstance(earlier, str) and _same_folder(earlier, settings["results"]):
         text = f"{earlier} is the results folder of this run: name that of an earlier one"

@@ -22,6 +22,7 @@ from ..disk import telling
 from ..labels import Objects
 from ..ledger import digest, fingerprint
 from ..maps import BoundaryMap
+from ..pace import Pace
 from ..planes import boundary_maps
 from ..remarks import remark
 from ..scores import Score, Tally, add, score, tally_instances, tally_map
@@ -77,11 +78,15 @@ def run(
     def evaluate(row: Row) -> Evaluated:
         name = row["sample"]
         entries = images[name], maps[name], instances[name]
-        return evaluate_sample(
+        found = evaluate_sample(
             row, *entries, settings=settings, code=code, workers=workers, folder=manifest.parent
         )
+        if len(ready) > 1:
+            pace.advance()
+        return found
 
     ready = [row for row in settings["samples"] if instances[row["sample"]]["status"] == "done"]
+    pace = Pace("", len(ready), "samples")
     with ThreadPoolExecutor(at_once) as pool:
         futures = {row["sample"]: pool.submit(evaluate, row) for row in ready}
     # The table comes before the manifest, which `run_lot` writes: hence the futures, whose errors
@@ -203,15 +208,17 @@ def tally_planes(
     DiskError
         If such a file finds no room.
     """
-    if not evaluation["thresholds"]:
+    if not (thresholds := evaluation["thresholds"]):
         return []
+    pace = Pace(f"{truth.name}, map", truth.shape[0] * len(thresholds), "thresholds")
 
     def count(plane: BoundaryMap) -> Tally:
         return tally_map(
             plane,
-            thresholds=evaluation["thresholds"],
+            thresholds=thresholds,
             radius=evaluation["warping_radius"],
             workers=workers,
+            step=pace.advance,
         )
 
     with telling(folder or Path(gettempdir())):

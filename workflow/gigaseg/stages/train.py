@@ -25,6 +25,7 @@ from ..loading import load_model
 from ..manifests import write_atomically, write_manifest
 from ..models import FORMAT, spacings_of
 from ..networks import count_parameters
+from ..pace import Pace
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
 from ..runtime import Runtime, choose_runtime, keep_freed_memory, repeatable
@@ -184,9 +185,14 @@ def _train(
     told = {**job, "settings": {**settings, "training": task.training}}
     before = len(progress.rows) if progress else 0
     write = _recorder(construction.path / "metrics.csv", task.training, before)
+    pace = Pace("", task.training["steps"], "steps", done=progress.step if progress else 0)
     with companions(place, FOLLOWER, told):
         best, last = fit(
-            *task.arguments, write, progress=progress, keep=checkpoints.write, place=place
+            *(*task.arguments, write),
+            progress=progress,
+            keep=checkpoints.write,
+            advance=pace.advance,
+            place=place,
         )
     return {
         "format": FORMAT,
