@@ -54,7 +54,9 @@ def start(path: str | Path, job: str) -> None:
     sys.excepthook = _Ending(path, job)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+        path.write_bytes(b"")
+        # An earlier job that outlived its Snakemake may still write here: each at the end.
+        file = logging.FileHandler(path, mode="a", encoding="utf-8")
     file.setFormatter(logging.Formatter(DETAILED))
     logging.getLogger().addHandler(file)
     logger.info("%s on %s", job, describe_place(socket.gethostname(), os.environ))
