@@ -48,3 +48,38 @@ def test_the_lock_pins_public_versions():
     assert LOCK
     for requirement in LOCK:
         assert re.fullmatch(r"==[^+]+", str(requirement.specifier)), requirement
+
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_the_image_has_the_python_of_the_lock(project):
+    lock = (ROOT / "requirements.lock").read_text()
+    version = re.search(r"^FROM python:(\d+\.\d+)-", DOCKERFILE, re.MULTILINE)[1]
+    assert version == re.search(r"on Python (\d+\.\d+)", lock)[1]
+    assert f"{version}.0" in Requirement(f"python{project['requires-python']}").specifier
+
+
+def test_the_image_installs_the_lock_and_nothing_else():
+    installed = re.findall(r"pip install (.*?)(?: && |;|$)", DOCKERFILE.replace("\\\n", ""), re.M)
+    assert [" ".join(line.split()).split(" --index-url")[0] for line in installed] == [
+        "--no-cache-dir --no-deps",  # torch's CPU build, in the version of the lock
+        "--no-cache-dir -r /opt/gigaseg/requirements.lock",
+    ]
+    assert "grep '^torch==' /opt/gigaseg/requirements.lock" in installed[0]
+    copied = re.findall(r"^(?:COPY|ADD) (.*)", DOCKERFILE, re.MULTILINE)
+    assert copied == ["requirements.lock /opt/gigaseg/requirements.lock"]
+    # What a build sends to the engine: no data, no results, no secrets.
+    assert (ROOT / ".dockerignore").read_text().split() == ["*", "!requirements.lock"]
+
+
+def test_the_image_is_not_run_as_root():
+    users = re.findall(r"^USER (\S+)", DOCKERFILE, re.MULTILINE)
+    assert users == ["gigaseg"]
+    assert "useradd --create-home gigaseg" in DOCKERFILE
+
+
+def test_torch_for_cpus_comes_from_one_place():
+    index = "https://download.pytorch.org/whl/cpu"
+    assert f"CPU_INDEX={index}" in DOCKERFILE
+    assert f"CPU_INDEX := {index}" in (ROOT / "Makefile").read_text()

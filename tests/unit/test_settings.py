@@ -29,6 +29,16 @@ def tuned(grid, **tune):
     return change(instances={"tune": {"grid": grid, **tune}})
 
 
+def mapped(grid):
+    tune = {"grid": grid, "metric": "v_info"}
+    return change(instances={"method": "components", "tune": tune})
+
+
+def two_classes():
+    experiment = {**MINIMAL["experiments"]["one"], "target": "interior_boundary"}
+    return {"experiments": {"one": experiment}}
+
+
 def problems(config, given=None):
     return [str(problem) for problem in resolve(config, given or {})[1]]
 
@@ -146,6 +156,11 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
             "evaluation.baseline: ./results is the results folder of this run: name that of an",
         ),
         (change(evaluation={"baseline": 3}), "evaluation.baseline: 3 is not a text or null"),
+        (
+            change(dask={"scheduler_address": "tcp://node7:8786", "workers": 2}),
+            "dask.workers: another cluster is named in dask.scheduler_address: set one of the two",
+        ),
+        (change(dask={"workers": -1}), "dask.workers: -1 is below 0, the smallest allowed"),
         (change(experiments={"one": {}}), "experiments.one: 'datasets' is missing"),
         (change(experiments={"one": {"datasets": ["cels"]}}), "'cels'; did you mean cells?"),
         (change(experiments={"one": {"datasets": ["cells", "cells"]}}), "names something twice"),
@@ -190,6 +205,20 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
                 instances={"method": "components", "tune": {"grid": {"h": [1, 2]}}},
             ),
             "grid.h: has no effect with method components: leave it out, or set it to null",
+        ),
+        (
+            tuned({"threshold": [0.5, 0.7]}, metric="v_rand"),
+            "experiments.one.instances.tune.grid: v_rand is of the map, whose cells are no "
+            "instances of method watershed: set method to components, or take another metric",
+        ),
+        (
+            mapped({"threshold": [0.5], "minimum_size": [0, 9]}),
+            "tune.grid.minimum_size: has no effect on v_info, which is of the map: leave it out",
+        ),
+        (
+            {**mapped({"threshold": [0.5, 0.7]}), **two_classes()},
+            "experiments.one.instances.tune.metric: v_info is of a map of cells, which target "
+            "interior_boundary does not give: use ap, f1 or rand",
         ),
         (
             tuned({"h": [k / 10 for k in range(1, 31)], "minimum_size": [*range(20)]}),
@@ -300,6 +329,7 @@ def test_an_experiment_may_tune_more_or_less_or_nothing():
 
 def test_a_wrong_grid_is_complained_about_once():
     assert problems(tuned({"threshold": None})) == []  # nothing is tuned
+    assert problems(mapped({"threshold": [0.5, 0.7]})) == []
     assert len(problems(tuned({"threshold": [], "h": 3}))) == 2
 
 

@@ -52,8 +52,17 @@ def test_a_config_written_differently_reruns_nothing(run):
     assert run.pending() == {}
 
 
-def test_the_address_of_a_cluster_reruns_nothing(run):
-    run.edit("tiny.yaml", "network:", "dask: {scheduler_address: tcp://node7:8786}\nnetwork:")
+@pytest.mark.parametrize(
+    "place",
+    [
+        "dask: {scheduler_address: tcp://node7:8786}",
+        "dask: {workers: 2}",
+        "container: gigaseg.sif",
+        "cluster: {longest: 600}",
+    ],
+)
+def test_where_the_work_is_done_reruns_nothing(run, place):
+    run.edit("tiny.yaml", "network:", f"{place}\nnetwork:")
     assert run.pending() == {}
 
 

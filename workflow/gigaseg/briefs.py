@@ -24,6 +24,9 @@ SECTIONS = {
 # reads, and what to compare with changes no score: the jobs are not told.
 UNTOLD = {"prediction": {"jobs_per_sample", "ensemble"}, "evaluation": {"baseline"}}
 
+# Sections that say where and by whom the work is done: no result shows which.
+PLACES = {"cluster", "container", "dask"}
+
 # What a data set says of each of its samples.
 ROW = ("labels", "objects", "channels", "spacing", "ignore_label")
 

@@ -1,7 +1,8 @@
 """Run one function many times on the workers of a Dask cluster that is already there.
 
-Nothing is started here: no scheduler, no worker, no dashboard. Whoever starts the cluster says how
-much memory a worker has and where it spills (``local-directory``, best below ``$TMPDIR``).
+Nothing is started here: no scheduler, no worker, no dashboard. `gigaseg.workers` starts them for a
+job, or whoever runs a cluster of his own, who says how much memory a worker has and where it spills
+(``local-directory``, best below ``$TMPDIR``).
 """
 
 import hashlib
@@ -52,9 +53,12 @@ def run_on_cluster(
     ------
     ConnectionError
         If no scheduler answers, or a worker runs other code than this process.
+    RuntimeError
+        If a block ended every worker that tried it, or no worker is left.
     """
     from distributed import Client, as_completed  # takes a second, and few runs need it
     from distributed.protocol.pickle import dumps
+    from distributed.scheduler import KilledWorker, NoWorkerError
 
     try:
         client = Client(scheduler, timeout=PATIENCE, set_as_default=False)
@@ -72,6 +76,11 @@ def run_on_cluster(
         try:
             for future in as_completed(list(futures), loop=client.loop):
                 yield futures[future], future.result()
+        except (KilledWorker, NoWorkerError) as problem:
+            raise RuntimeError(
+                f"the Dask workers at {scheduler} were lost, most often for too little memory: "
+                f"give each more, or use fewer ({problem})"
+            ) from problem
         finally:
             client.cancel(list(futures))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import folds as cross_validation
 from . import grids, samples
-from .briefs import ROW, SECTIONS, UNTOLD, part_instances
+from .briefs import PLACES, ROW, SECTIONS, UNTOLD, part_instances
 from .folds import ALL
 from .ledger import canonical_json
 from .provenance import code
@@ -266,7 +266,7 @@ class Plan:
     def report(self) -> str:
         """Return the settings of the report: those of the whole run, and the results it shows."""
         paths = sorted(map(Path, self.outcomes() + self.manifests("train")))
-        shown = {key: self.settings[key] for key in self.settings if key != "dask"}
+        shown = {key: self.settings[key] for key in self.settings if key not in PLACES}
         told = {
             "config": shown,
             "changes": changes(shown),

@@ -11,7 +11,8 @@ rule convert:
         "../../environment.yml"
     threads: 2
     resources:
-        **asks(4000, 240, plan.path("convert"), resumes=True),
+        **asks(4000, 240, plan.path("convert"), resumes=True, processes=1 + HIRED),
+        tasks=max(HIRED, 1),
     params:
         settings=lambda wildcards: plan.job("convert", wildcards.lot),
         code=code("convert"),

@@ -13,7 +13,8 @@ rule split:
         "../../environment.yml"
     threads: 2
     resources:
-        **asks(8000, 480, plan.path("split"), resumes=True),
+        **asks(8000, 480, plan.path("split"), resumes=True, processes=1 + HIRED),
+        tasks=max(HIRED, 1),
     params:
         settings=lambda wildcards: plan.job("split", wildcards.lot, model(wildcards)),
         code=code("split"),

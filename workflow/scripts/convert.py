@@ -1,14 +1,16 @@
 import json
 from pathlib import Path
 
-from gigaseg import logs
+from gigaseg import logs, workers
 from gigaseg.stages import convert
 
-logs.start(snakemake.log[0], " ".join(["convert", *snakemake.wildcards]))
-convert.run(
-    manifest=Path(snakemake.output.manifest),
-    settings=json.loads(snakemake.params.settings),
-    code=snakemake.params.code,
-    threads=snakemake.threads,
-    scheduler=snakemake.config["dask"]["scheduler_address"],
-)
+logs.start_script(snakemake)
+own = snakemake.config["dask"], snakemake.threads, snakemake.resources, snakemake.log[0]
+with workers.hire(*own) as scheduler:
+    convert.run(
+        manifest=Path(snakemake.output.manifest),
+        settings=json.loads(snakemake.params.settings),
+        code=snakemake.params.code,
+        threads=snakemake.threads,
+        scheduler=scheduler,
+    )
