@@ -1,6 +1,7 @@
 # make run         the default run: samples drawn, a model trained, applied, scored, reported
 # make test        the tests
 # make test-heavy  the tests that take minutes each, such as runs killed at every kind of moment
+# make test-slurm  the workflow on a SLURM cluster of one node, started for it
 # make check       formatting, lint, types
 # make bench       the benchmarks of the tests, with times
 # make gigapixel   a plane of a gigapixel beside one of 64 megapixels: time and memory compared
@@ -16,17 +17,20 @@ CORES ?= all
 BIN := .venv/bin
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: run test test-heavy check bench lock clean gigapixel
+.PHONY: run test test-heavy test-slurm check bench lock clean gigapixel
 .DEFAULT_GOAL := run
 
 run: .venv/installed
 	$(BIN)/snakemake --cores $(CORES) all
 
 test: .venv/installed
-	$(BIN)/pytest -q -m "not heavy"
+	$(BIN)/pytest -q -m "not heavy and not slurm"
 
 test-heavy: .venv/installed
 	$(BIN)/pytest -q -m heavy
+
+test-slurm: .venv/installed
+	$(BIN)/pytest -q -m slurm tests/slurm
 
 check: .venv/installed
 	$(BIN)/ruff check .

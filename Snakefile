@@ -55,5 +55,5 @@ onsuccess:
 
 
 onerror:
-    print(f"Something failed: {plan.results}/logs has a log for each job.")
+    explain_failures(workflow)
     print("What is finished stays; the same command goes on from there.")

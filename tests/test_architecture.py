@@ -21,22 +21,23 @@ RULES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 GROUPS = {
     # functions of arrays and numbers
     "pure": "geometry labels weights deformation watershed rand warping matching augmentation "
-    "classes curves distances faces faults forest forecast fragments instances intensity "
+    "classes curves distances faces faults forest forecast fragments instances intensity memory "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
-    "calibration measures sizing centres tally nearest scales",
+    "calibration measures sizing centres tally inventory nearest scales",
     # what was done, by whom, from what; nothing beyond the standard library
-    "books": "ledger lease manifests fingerprints disk benchmarks models allocations",
+    "books": "ledger lease manifests fingerprints disk benchmarks models allocations jsonlines "
+    "pace",
     "network": "unet nested fcn networks runtime lanes patches rendering averaging optimisation "
     "checkpoints replicas training inference depths loading ensembles",
     "blocks": "blockwise cluster cuts flooding splitting workers",
-    "stores": "volumes pyramids shards ome digests census",
+    "stores": "volumes pyramids shards ome digests census planes",
     "input": "headers readers sources segments survey tiffs truth lessons",
     "page": "addresses choices figures layers outlook views viewer sections pictures summaries "
     "comparison charts spreads foresight glossary proof page baseline headlines pairs scoretable "
     "standings scoreboard modelcards crossed",
     "workflow": "settings schema samples folds lineage roster plan briefs provenance logs lock "
-    "termination",
+    "termination attempts",
 }
 IMPORTABLE = {
     "pure": {"pure"},
@@ -248,7 +249,7 @@ def test_a_rule_says_everything_about_its_job(name):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_only_passes_on(path):
     assert len(path.read_text().splitlines()) <= 20
-    assert "logs.start(snakemake.log[0]" in path.read_text()
+    assert "\nlogs.start_script(snakemake)\n" in path.read_text()
     # Snakemake puts its preamble before the script, where this import may not stand.
     assert "__future__" not in path.read_text()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gigaseg import census, relaxation, semantics
+from gigaseg import census, planes, relaxation, semantics
 from gigaseg.disk import DiskError
 from gigaseg.fingerprints import canonical_json
 from gigaseg.labels import boundary_truth, components, contingency
@@ -143,6 +143,16 @@ def test_a_perfect_sample_has_perfect_scores(tmp_path, objects):
     assert (fact["status"], fact["scored"], fact["shape"]) == ("done", True, [2, 40, 40])
 
 
+def test_thresholds_and_pieces_of_a_sample_count_as_progress(tmp_path, paced):
+    Lot(tmp_path).sample("a", *noisy(1)).run()
+    assert paced() == [
+        *(f"a, map: {n} of 4 thresholds" for n in (1, 2, 3)),
+        "a, map: 4 thresholds",
+        "a, instances: 1 of 2 pieces",
+        "a, instances: 2 pieces",
+    ]
+
+
 def test_planes_are_problems_of_their_own_and_add_up(tmp_path):
     truth, probability, found = noisy(1)
     _, table = Lot(tmp_path).sample("a", truth, probability, found).run()
@@ -235,7 +245,7 @@ def test_without_thresholds_no_plane_is_read_whole(tmp_path, monkeypatch):
 
     lot = Lot(tmp_path).sample("a", *noisy(2))
     _, full = lot.run()
-    monkeypatch.setattr(evaluate._Plane, "__getitem__", refuse)
+    monkeypatch.setattr(planes.Plane, "__getitem__", refuse)
     manifest, table = lot.run(thresholds=[])
     of_instances = ~full["metric"].isin(
         [

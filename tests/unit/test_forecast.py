@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tracemalloc
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,12 +12,10 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
-from gigaseg import cuts, forecast, maps, relaxation, sources, thinning
+from gigaseg import cuts, maps, memory, relaxation, sources, thinning
 from gigaseg.fingerprints import canonical_json
 from gigaseg.forecast import (
     BOOKS,
-    LIBRARIES,
-    MB,
     STARTING,
     TYPICAL,
     Attempt,
@@ -26,17 +25,24 @@ from gigaseg.forecast import (
     checkpoints,
     disk,
     duration,
-    parameters,
-    prediction_memory,
     rates,
-    sample_memory,
     stored,
     total,
-    training_memory,
 )
 from gigaseg.geometry import UNetGeometry, blocks
 from gigaseg.ledger import Construction
 from gigaseg.manifests import read_manifest, write_manifest
+from gigaseg.memory import (
+    LIBRARIES,
+    MB,
+    WEIGHED,
+    models_memory,
+    parameters,
+    prediction_memory,
+    sample_memory,
+    training_memory,
+    weighed_voxels,
+)
 from gigaseg.networks import count_parameters
 from gigaseg.outlook import (
     CAUTION,
@@ -53,9 +59,11 @@ from gigaseg.plan import load
 from gigaseg.pyramids import create_pyramid
 from gigaseg.sizing import training_bytes
 from gigaseg.stages import forecast as stage
-from gigaseg.stages import train
-from gigaseg.survey import earlier, jobs_left, measure
+from gigaseg.stages import train, weigh
+from gigaseg.survey import earlier, jobs_left, measure, models_of
 from gigaseg.unet import Architecture
+from gigaseg.volumes import commit_image, commit_labels, create_array, open_arrays
+from gigaseg.weights import halo
 
 NETWORK = {"kind": "unet", "depth": 4, "width": 16, "padding": "valid"}
 PREDICTION = {"tile": "auto", "memory_gb": 2.0, "batch": 1, "symmetries": 1, "depth": None}
@@ -72,6 +80,8 @@ TRAINING |= {"optimizer": "adamw", "ema": 0, "processes": 1}
 EXPERIMENT = {"network": NETWORK, "prediction": PREDICTION, "training": TRAINING}
 EXPERIMENT |= {"target": "foreground", "evaluation": {"thresholds": [0.5]}}
 EXPERIMENT |= {"view": {"pane": 1024}}
+WEIGHTS = {"w0": 10.0, "sigma": 5.0, "boundary_width": 2, "separation_on": "background"}
+EXPERIMENT |= {"weights": WEIGHTS}
 STORAGE = {"chunk": 256, "shard": 1024, "smallest_level": 256}
 PLANE = Size((1, 1, 4096, 4096), 2, labels="instances")
 
@@ -98,7 +108,6 @@ def test_the_files_of_a_store_are_counted(shape, shard, tmp_path):
     [
         ("convert", PLANE, "foreground", [("image", 2), ("labels", 4)]),
         ("convert", replace(PLANE, labels=""), "foreground", [("image", 2)]),
-        ("weigh", PLANE, "foreground", [("target", 1), ("separation", 4)]),
         ("predict", PLANE, "foreground", [("probabilities", 1)]),
         ("split", PLANE, "foreground", [("labels", 4)]),
         ("split", replace(PLANE, shape=(1, 1, 2**17, 2**17)), "foreground", [("labels", 8)]),
@@ -110,6 +119,35 @@ def test_what_a_stage_stores(name, size, target, expected):
     arrays = stored(name, size, target)
     assert [(array.kind, array.itemsize) for array in arrays] == expected
     assert all(array.shape[-3:] == size.shape[1:] for array in arrays)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 50), (3, 33, 70)])
+def test_what_weigh_stores(tmp_path, shape):
+    storage = {"chunk": 16, "shard": 32, "smallest_level": 256}
+    truth = np.arange(np.prod(shape), dtype="u4").reshape(shape) // 7
+    image = tmp_path / "image"
+    create_array(image, "0", (1, *shape), "u1", storage=storage)
+    create_array(image, "labels/truth/0", shape, "u4", storage=storage)[...] = truth
+    facts = {"spacing": (1, 1, 1), "levels": 1, "attributes": {}}
+    commit_labels(image / "labels/truth", **facts)
+    commit_image(image, channel_names=["a"], **facts)
+    entry = {"store": image, "fingerprint": "f"}
+    settings = {"weights": WEIGHTS, "storage": storage}
+    weigh.weigh_sample(entry, tmp_path / "a", "plane", settings=settings, code="c", workers=1)
+    found, _ = open_arrays(tmp_path / "a")
+    expected = stored("weigh", Size((1, *shape), 1), chunk=16)
+    assert [(array.kind, array.shape) for array in expected] == [
+        (name, found[name].shape) for name in ("target", "separation", "tally")
+    ]
+    assert [array.itemsize for array in expected] == [
+        found[array.kind].dtype.itemsize for array in expected
+    ]
+    files = [path for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    need = stage._store("weigh", Size((1, *shape), 1), "foreground", (16, 32, 256))
+    assert len(files) <= need.files <= len(files) + BOOKS
+    made = (path for path in (tmp_path / "a" / "tally").rglob("*") if path.is_file())
+    bytes_made = sum(path.stat().st_size for path in made if path.name != "zarr.json")
+    assert bytes_made <= 2 * TYPICAL["tally"] * 4 * np.prod(expected[2].shape)
 
 
 def test_two_classes_have_two_channels_of_probabilities():
@@ -144,6 +182,57 @@ def test_parameters_are_counted(channels, classes, depth, width):
         network = Architecture(channels, classes, depth, width, kind=kind)
         told = {"kind": kind, "depth": depth, "width": width}
         assert parameters(channels, classes, told) == count_parameters(network)
+
+
+@pytest.mark.parametrize(
+    ("objects", "shape", "spacing"),
+    [
+        ("plane", (1, 400, 500), (1, 1, 1)),
+        ("volume", (30, 60, 70), (1, 1, 1)),
+        ("volume", (30, 60, 70), (1.0, 0.9973, 0.9973)),  # squared distances of 64 bit
+    ],
+)
+@pytest.mark.parametrize("ignored", [None, 9])
+def test_a_block_of_weigh_takes_what_was_forecast(objects, shape, spacing, ignored):
+    labels = np.random.default_rng(0).integers(0, 20, shape).astype("u4")
+    of_block = weigh.block_function(WEIGHTS, objects, spacing, ignored=ignored)
+    inner = tuple(slice(0, n) for n in shape)
+    of_block(labels[:, :20, :20], inner)  # compiles
+    tracemalloc.start()
+    of_block(labels, inner)
+    peak = tracemalloc.get_traced_memory()[1] + labels.nbytes
+    tracemalloc.stop()
+    assert peak <= WEIGHED * labels.size <= 3 * peak
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, {**WEIGHTS, "sigma": 9.0}, {**WEIGHTS, "w0": 0.0}])
+def test_the_halo_of_weigh_is_known_before(weights):
+    chosen = {key: weights[key] for key in ("w0", "sigma", "boundary_width")}
+    z, y, x = halo(**chosen, spacing=(1, 1, 1))
+    large = Size((1, 999, 9000, 9000), 1)
+    assert weighed_voxels(large, weights, 256) == (256 + 2 * y) * (256 + 2 * x)
+    solid = replace(large, objects="volume")
+    assert weighed_voxels(solid, weights, 256) == (
+        (weigh.THICKNESS + 2 * z) * (256 + 2 * y) * (256 + 2 * x)
+    )
+    assert weighed_voxels(replace(solid, shape=(1, 2, 30, 40)), weights, 256) == 2400
+
+
+@pytest.mark.usefixtures("machine")
+def test_every_model_of_an_ensemble_is_in_memory(told):
+    predict = told["jobs"][2]
+    network = 4 * parameters(1, 2, NETWORK)
+    one = stage.look_ahead(told, local=False)[0].stages["predict"].memory
+    predict["inputs"] += ["two.json", "three.json"]
+    three = stage.look_ahead(told, local=False)[0].stages["predict"].memory
+    assert three - one == 2 * network
+    assert models_memory(parameters(1, 2, NETWORK), 1) == 3 * network
+
+
+def test_an_audit_loads_the_models_that_have_predicted():
+    job = {"stage": "audit_seams", "inputs": ["convert", "one", "two", "predict"]}
+    assert models_of(job) == models_of({"stage": "predict", "inputs": ["convert", "one", "two"]})
+    assert models_of({"stage": "predict"}) == 1
 
 
 def test_what_is_auto_is_forecast_as_what_it_may_take():
@@ -198,13 +287,14 @@ def test_memory_follows_the_block_and_not_the_plane(name):
 
 
 def test_blocks_are_bounded_as_the_stages_bound_them():
-    assert sources.BLOCK_BYTES == forecast.BLOCK_BYTES
-    assert sources.BYTES_AT_ONCE == forecast.BYTES_AT_ONCE
-    assert cuts.PLANE_SIDE == forecast.SPLIT_SIDE
-    assert (maps.PIECE, maps.CHUNK) == (forecast.MAP_PIECE, forecast.MAP_CHUNK)
-    assert (thinning.HALO, relaxation.IN_MEMORY) == (forecast.MAP_HALO, forecast.MAP_LIST)
-    assert (cuts.FLOOD_VOXELS, cuts.WRITE_VOXELS) == (forecast.FLOOD_VOXELS, forecast.WRITE_VOXELS)
-    assert train.MEMORY == forecast.LESSON
+    assert sources.BLOCK_BYTES == memory.BLOCK_BYTES
+    assert sources.BYTES_AT_ONCE == memory.BYTES_AT_ONCE
+    assert cuts.PLANE_SIDE == memory.SPLIT_SIDE
+    assert (maps.PIECE, maps.CHUNK) == (memory.MAP_PIECE, memory.MAP_CHUNK)
+    assert (thinning.HALO, relaxation.IN_MEMORY) == (memory.MAP_HALO, memory.MAP_LIST)
+    assert (cuts.FLOOD_VOXELS, cuts.WRITE_VOXELS) == (memory.FLOOD_VOXELS, memory.WRITE_VOXELS)
+    assert train.MEMORY == memory.LESSON
+    assert weigh.THICKNESS == memory.THICKNESS
 
 
 @pytest.mark.parametrize("name", ["convert", "split", "weigh"])

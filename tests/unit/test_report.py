@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from gigaseg import choices
 from gigaseg.calibration import CalibrationCounts
 from gigaseg.comparison import format_score, main_metric
 from gigaseg.crossed import cross_thresholds
@@ -28,7 +29,7 @@ from gigaseg.scoretable import frame, records
 from gigaseg.stages import report
 from gigaseg.stages.tabulate import aggregate
 from gigaseg.standings import list_standings
-from gigaseg.summaries import FOLDERS, read_results
+from gigaseg.summaries import FOLDERS, Tuned, read_results
 from gigaseg.volumes import commit_image, commit_labels, create_array
 from gigaseg.warping import WarpingCounts
 
@@ -1142,9 +1143,9 @@ def test_the_table_of_differences_holds_what_the_page_says(whole):
 # ------------------------------------------------------------------------------------------- tuning
 
 
-def write_choice(root, experiment, trials, *, metric="ap", fold=0):
+def write_choice(root, experiment, trials, *, metric="ap", fold=0, better=max):
     """Write the manifest of tune: trials are (values, score), the first best is chosen."""
-    best = max((t for t in trials if t[1] is not None), key=lambda trial: trial[1])
+    best = better((t for t in trials if t[1] is not None), key=lambda trial: trial[1])
     entries = [entry("plate_00", "validation"), entry("plate_01", "validation")]
     lost = {"status": "failed", "message": "of another shape", "fingerprint": None}
     content = {
@@ -1207,6 +1208,39 @@ def test_a_headline_of_validation_samples_says_that_they_were_tuned_on(tmp_path)
     sentence = manifest["experiments"]["nuclei"][0]["sentence"]
     assert sentence.endswith("so these scores flatter: expect less on new ones.")
     assert "for the best Dice, 0.800" in section(page, "tuning")
+
+
+def test_of_a_score_that_is_better_if_lower_the_lowest_is_the_best(tmp_path):
+    root = write_results(tmp_path, samples=2, failed=False)
+    trials = [({"threshold": 0.3}, 0.02), ({"threshold": 0.5}, 0.01), ({"threshold": 0.7}, None)]
+    write_choice(root, "nuclei", trials, metric="splits_and_mergers", better=min)
+    page, _ = make(root)
+    text = section(page, "tuning")
+    assert "threshold 0.5 , for the best splits and mergers, 0.010, pooled over" in text
+    [described] = choices.describe_choices(read_results(root).tuned)
+    assert described["charts"]
+    rows = [(row["values"], row["score"], row["chosen"]) for row in described["rows"]]
+    assert rows == [([0.3], 0.02, False), ([0.5], 0.01, True), ([0.7], None, False)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "kept"), [("dice", [0.5, 0.7, 0.9]), ("splits_and_mergers", [0.3, 0.5, 0.8])]
+)
+def test_of_many_combinations_the_best_are_listed(monkeypatch, metric, kept):
+    monkeypatch.setattr(choices, "MAXIMUM_TRIALS", 3)
+    values = {0.3: 0.2, 0.5: 0.3, 0.6: None, 0.7: 0.5, 0.8: 0.1, 0.9: 0.4}
+    best = {"dice": 0.7, "splits_and_mergers": 0.8}[metric]
+    trials = [{"values": {"threshold": t}, "score": score} for t, score in values.items()]
+    manifest = {
+        "aim": {"metric": metric},
+        "chosen": {"threshold": best},
+        "score": values[best],
+        "trials": trials,
+        "samples": [],
+    }
+    [described] = choices.describe_choices([Tuned("e", "0", manifest)])
+    assert [row["values"] for row in described["rows"]] == [[t] for t in kept]
+    assert described["left_out"] == 3
 
 
 def test_without_tuning_there_is_no_word_of_it(whole):

@@ -29,6 +29,16 @@ def tuned(grid, **tune):
     return change(instances={"tune": {"grid": grid, **tune}})
 
 
+def mapped(grid):
+    tune = {"grid": grid, "metric": "v_info"}
+    return change(instances={"method": "components", "tune": tune})
+
+
+def two_classes():
+    experiment = {**MINIMAL["experiments"]["one"], "target": "interior_boundary"}
+    return {"experiments": {"one": experiment}}
+
+
 def problems(config, given=None):
     return [str(problem) for problem in resolve(config, given or {})[1]]
 
@@ -197,6 +207,20 @@ def test_an_overlay_replaces_data_sets_and_experiments_and_merges_the_rest():
             "grid.h: has no effect with method components: leave it out, or set it to null",
         ),
         (
+            tuned({"threshold": [0.5, 0.7]}, metric="v_rand"),
+            "experiments.one.instances.tune.grid: v_rand is of the map, whose cells are no "
+            "instances of method watershed: set method to components, or take another metric",
+        ),
+        (
+            mapped({"threshold": [0.5], "minimum_size": [0, 9]}),
+            "tune.grid.minimum_size: has no effect on v_info, which is of the map: leave it out",
+        ),
+        (
+            {**mapped({"threshold": [0.5, 0.7]}), **two_classes()},
+            "experiments.one.instances.tune.metric: v_info is of a map of cells, which target "
+            "interior_boundary does not give: use ap, f1 or rand",
+        ),
+        (
             tuned({"h": [k / 10 for k in range(1, 31)], "minimum_size": [*range(20)]}),
             "experiments.one.instances.tune.grid: 30 x 20 = 600 combinations are more than 500: "
             "list fewer values",
@@ -305,6 +329,7 @@ def test_an_experiment_may_tune_more_or_less_or_nothing():
 
 def test_a_wrong_grid_is_complained_about_once():
     assert problems(tuned({"threshold": None})) == []  # nothing is tuned
+    assert problems(mapped({"threshold": [0.5, 0.7]})) == []
     assert len(problems(tuned({"threshold": [], "h": 3}))) == 2
 
 

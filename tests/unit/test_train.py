@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import logging
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,8 @@ import pytest
 from gigaseg import lessons
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.ledger import digest
-from gigaseg.lessons import Source
 from gigaseg.loading import load_model
 from gigaseg.manifests import write_manifest
-from gigaseg.sampling import Sample
 from gigaseg.stages import train
 from gigaseg.tally import count_chunks
 from gigaseg.volumes import commit_arrays, commit_image, create_array
@@ -55,6 +53,7 @@ SETTINGS: dict[str, Any] = {
         "deterministic": False,
         "validate_every": 2,
         "checkpoint_every": 2,
+        "spacing_tolerance": 0.1,
         "patience": 0,
         "ema": 0,
         "class_balance": True,
@@ -69,7 +68,14 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def write_sample(root: Path, name: str, *, channels: int = 1, objects: int = 3) -> dict[str, Any]:
+def write_sample(
+    root: Path,
+    name: str,
+    *,
+    channels: int = 1,
+    objects: int = 3,
+    spacing: tuple[float, ...] = (1.0, 0.5, 0.5),
+) -> dict[str, Any]:
     """Write the stores of one sample and return its entry for the manifest of weigh."""
     random = np.random.default_rng(list(name.encode()))
     labels = np.zeros((1, 40, 44), np.int64)
@@ -86,7 +92,7 @@ def write_sample(root: Path, name: str, *, channels: int = 1, objects: int = 3) 
     statistics = summary([b.histogram(c) for b, c in zip(bins, image, strict=True)], bins)
     commit_image(
         store,
-        spacing=(1.0, 0.5, 0.5),
+        spacing=spacing,
         levels=1,
         channel_names=[f"channel {k}" for k in range(channels)],
         attributes={"statistics": {"quantiles": list(QUANTILES), "volume": statistics}},
@@ -105,7 +111,7 @@ def write_sample(root: Path, name: str, *, channels: int = 1, objects: int = 3) 
         "message": None,
         "store": f"d/{name}.zarr",
         "image_store": f"../convert/d/{name}.ome.zarr",
-        "fingerprint": hashlib.sha256(name.encode()).hexdigest(),
+        "fingerprint": hashlib.sha256(f"{name} {spacing}".encode()).hexdigest(),
         "counts": np.bincount(target.ravel(), minlength=4).tolist(),
         "cross_sections": {"count": objects, "diameter": 9.0},
     }
@@ -229,6 +235,11 @@ def test_a_finished_model_is_not_trained_again(weigh: Path) -> None:
     assert folder.with_suffix(".json").exists()
 
 
+def test_every_step_counts_as_progress(weigh: Path, paced: Callable[[], list[str]]) -> None:
+    run(weigh)
+    assert paced() == ["1 of 4 steps", "2 of 4 steps", "3 of 4 steps", "4 steps"]
+
+
 def test_other_code_trains_again(weigh: Path) -> None:
     first = (run(weigh) / "model.json").read_text()
     assert (run(weigh, code="0ther") / "model.json").read_text() != first
@@ -347,14 +358,55 @@ def test_a_tile_must_fit_the_network(weigh: Path) -> None:
         run(weigh, training={"tile": 31})
 
 
-def test_different_spacings_are_said(caplog: pytest.LogCaptureFixture) -> None:
-    sample = Sample("d/a", np.zeros((1, 1, 2, 2)), None, None, np.zeros(1), np.ones(1))
-    sources = [
-        Source(replace(sample, name=f"d/{y}"), [], (1.0, y, y), "", None) for y in (1.0, 2.0)
-    ]
-    with caplog.at_level(logging.WARNING):
-        lessons._compare(sources)
-    assert "d/1.0 is (1.0, 1.0, 1.0) µm, that of d/2.0 is (1.0, 2.0, 2.0) µm" in caplog.text
+def spaced(root: Path, **spacings: tuple[float, float]) -> Path:
+    """Return the manifest of a lot of samples of these spacings along y and x."""
+    entries = [write_sample(root, name, spacing=(1.0, *yx)) for name, yx in spacings.items()]
+    return write_lot(root, entries)
+
+
+def test_samples_of_different_spacings_are_refused(tmp_path: Path) -> None:
+    weigh = spaced(tmp_path, a=(0.5, 0.5), b=(0.52, 0.5), c=(0.5, 0.6))
+    told = r"sample d/a has a spacing of 0\.5 x 0\.5 µm .y x., sample d/c 0\.5 x 0\.6, further "
+    with pytest.raises(ValueError, match=told + "apart than 10 %.*raise training.spacing_toler"):
+        run(weigh)
+    assert not list(tmp_path.glob("train/**/*.safetensors"))
+
+
+def test_spacings_that_are_near_or_wanted_are_learned_from(tmp_path: Path) -> None:
+    weigh = spaced(tmp_path, a=(0.5, 0.5), b=(0.54, 0.5), c=(0.5, 0.5))
+    model = json.loads((run(weigh) / "model.json").read_text())
+    assert model["spacings"] == [[1, 0.5, 0.5], [1, 0.54, 0.5]]
+    weigh = spaced(tmp_path, a=(0.5, 0.5), b=(1.0, 1.0), c=(0.5, 0.5))
+    run(weigh, "other", training={"spacing_tolerance": 1.0})
+
+
+def test_the_tolerance_of_spacings_is_no_reason_to_train_again(weigh: Path) -> None:
+    weights = run(weigh) / "last.safetensors"
+    written = weights.stat().st_mtime_ns
+    run(weigh, training={"spacing_tolerance": 0.2})
+    assert weights.stat().st_mtime_ns == written
+
+
+def start_from(weigh: Path, start: Path, **changes: Any) -> None:
+    settings = {**change(**changes), "start_from": {"model": "m", "weights": "w"}}
+    manifest = weigh.parent.parent / "train" / "squares" / "further.json"
+    train.run(
+        manifest=manifest, weigh=[weigh], settings=settings, code="c0de", threads=1, start=start
+    )
+
+
+def test_a_training_starts_from_models_of_its_spacing_only(tmp_path: Path, weigh: Path) -> None:
+    model = run(weigh) / "model.json"
+    start_from(weigh, model)
+    coarse = spaced(tmp_path, a=(1.0, 1.0), b=(1.0, 1.0), c=(1.0, 1.0))
+    told = r"sample d/a has a spacing of 1 x 1 µm .y x., the model in start_from was trained at "
+    with pytest.raises(ValueError, match=told + r"0\.5 x 0\.5, further apart than 10 %: if the fi"):
+        start_from(coarse, model)
+    start_from(coarse, model, training={"spacing_tolerance": 1.0})
+    assert json.loads(model.read_text())["spacings"] == [[1, 0.5, 0.5]]
+    several = {**json.loads(model.read_text()), "spacings": [[1, 0.5, 0.5], [3, 1.0, 1.04]]}
+    model.write_text(json.dumps(several))
+    start_from(coarse, model)
 
 
 def test_a_gpu_that_is_not_there_leaves_no_model(

@@ -7,15 +7,20 @@ from itertools import product
 
 import numpy as np
 import pytest
+from gigaseg.crossed import choose_threshold
 from gigaseg.cuts import Cut
 from gigaseg.fingerprints import canonical_json
+from gigaseg.grids import MAP_METRICS
 from gigaseg.instances import Evidence, Splitting, segment
-from gigaseg.labels import components, contingency
+from gigaseg.labels import boundary_truth, components, contingency
 from gigaseg.manifests import read_manifest, write_manifest
-from gigaseg.scores import add, score, tally_instances
-from gigaseg.stages import split, tune
-from gigaseg.tuning import Aim
+from gigaseg.rand import information_counts, rand_counts
+from gigaseg.scores import BEST, add, score, tally_instances
+from gigaseg.stages import evaluate, split, tune
+from gigaseg.thinning import thin
+from gigaseg.tuning import MAPS, SCORES, Aim
 from gigaseg.volumes import commit_image, commit_labels, create_array, open_volume
+from gigaseg.warping import warping_counts
 from scipy import ndimage
 
 STORAGE = {"chunk": 16, "shard": 32, "smallest_level": 256}
@@ -33,6 +38,7 @@ INSTANCES = {
     "fill_holes": False,
 }
 IOU = [0.5, 0.75]
+RADIUS = 3
 GRID = {"threshold": [0.3, 0.5, 0.6], "h": [2.0, 0.5], "minimum_size": [0, 9, 30]}
 
 # The scores of the evaluation that say the same.
@@ -97,6 +103,7 @@ class Lots:
                 "grid": grid,
                 "iou_thresholds": iou,
                 "iou_match": "at_least",
+                "warping_radius": RADIUS,
             },
         }
         manifest = self.root / "tune" / "e" / "fold-0.json"
@@ -183,6 +190,70 @@ def test_metrics_are_those_of_the_evaluation(tmp_path, metric):
     _, scores = obvious(samples, grid, metric, "foreground", "plane", {})
     assert [trial["score"] for trial in found["trials"]] == pytest.approx(scores, abs=1e-12)
     assert {(e["dataset"], e["sample"]) for e in found["samples"]} == {("d", "a"), ("other", "b")}
+
+
+def planes_of(samples):
+    return [pair for truth, maps in samples for pair in zip(truth, maps[0], strict=True)]
+
+
+def obvious_map_score(metric, samples, threshold):
+    """Return a metric of the map, from whole arrays."""
+    values = []
+    for truth, probability in planes_of(samples):
+        cells, found = boundary_truth(truth), probability > int(255 * threshold)
+        table = contingency(components(cells), thin(found))
+        if metric == "splits_and_mergers":
+            doubt = np.abs(np.float32(probability) / np.float32(255) - np.float32(threshold))
+            counts = warping_counts(cells, found, confidence=doubt, radius=RADIUS)
+            values.append(counts.splits_and_mergers)
+        else:
+            values.append((rand_counts if metric == "v_rand" else information_counts)(table).f)
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("metric", MAP_METRICS)
+def test_metrics_of_the_map_are_those_of_the_evaluation_at_each_threshold(tmp_path, metric):
+    samples = [blobs(seed) for seed in (3, 4, 5)]
+    lots = Lots(tmp_path)
+    for name, sample in zip("abc", samples, strict=True):
+        lots.add(name, *sample)
+    thresholds = [0.2, 0.3, 0.45, 0.6, 0.7, 0.8]
+    found = lots.run({"threshold": thresholds}, metric=metric, method="components")
+    scores = [trial["score"] for trial in found["trials"]]
+
+    evaluation = {"thresholds": thresholds, "warping_radius": RADIUS}
+    tallies = []
+    for entry in lots.lots["d"]:
+        truth = open_volume(tmp_path / "convert" / entry["store"], "truth")
+        volume = open_volume(tmp_path / "predict" / entry["store"])
+        planes = evaluate.tally_planes(truth, volume, evaluation)
+        tallies.append(add(tally for _, tally in planes))  # a sample's, as tabulate pools them
+    evaluated = score(add(tallies))
+    curve = {one.at: one.value for one in evaluated if one.metric == metric and one.at is not None}
+    assert scores == [curve[at] for at in thresholds]
+    [best] = [one for one in evaluated if one.metric == metric and one.at is None]
+    assert found["score"] == best.value
+    assert found["chosen"]["threshold"] == choose_threshold(curve, BEST[metric])
+
+    expected = [obvious_map_score(metric, samples, at) for at in thresholds]
+    assert scores == pytest.approx(expected, abs=1e-12)
+    assert min(scores) < max(scores)
+    lower = metric == "splits_and_mergers"
+    assert found["score"] == (min(scores) if lower else max(scores))
+
+
+def test_maps_of_volumes_are_judged_plane_by_plane(tmp_path):
+    truth, maps = blobs(3)
+    (tmp_path / "planes").mkdir()
+    grid, how = {"threshold": [0.3, 0.6]}, {"metric": "v_rand", "method": "components"}
+    planes = Lots(tmp_path / "planes").add("a", truth, maps).run(grid, **how)
+    volume = Lots(tmp_path).add("a", truth, maps, objects="volume").run(grid, **how)
+    assert volume["trials"] == planes["trials"]
+
+
+def test_what_a_grid_says_of_the_map_and_what_is_counted_agree():
+    assert set(MAPS) == set(MAP_METRICS) <= set(BEST)
+    assert not set(MAPS) & set(SCORES)
 
 
 def test_samples_of_one_name_in_two_data_sets_are_two_samples(tmp_path):

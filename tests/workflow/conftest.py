@@ -86,16 +86,27 @@ def check_out(target: Path) -> Path:
     return target
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """Make a tiny run of everything, from a copy of the checkout that is not installed."""
-    top = tmp_path_factory.mktemp("workflow")
+def prepare(top: Path) -> Run:
+    """Set up a tiny run of everything, from a copy of the checkout that is not installed."""
     run = Run(check_out(top / "checkout"), top / "work")
     package = run.checkout / "workflow" / "gigaseg" / "__init__.py"
     package.write_text(package.read_text() + WITNESS)
     run.folder.mkdir()
     (run.folder / "tiny.yaml").write_text(TINY)
     (run.folder / "samples.tsv").write_text(SHEET)
+    return run
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Set up a run of which nothing is done yet."""
+    return prepare(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Make a tiny run of everything."""
+    run = prepare(tmp_path_factory.mktemp("workflow"))
     done = run.snakemake()
     assert done.returncode == 0, done.stdout
     (run.folder / "console.txt").write_text(done.stdout)

@@ -15,6 +15,7 @@ from .cluster import run_on_cluster
 from .disk import reading, writing
 from .geometry import Window, blocks, read_mirrored
 from .ledger import check_block, clear_block
+from .pace import Pace
 
 Edge = Literal["mirror", "clip"]
 
@@ -22,6 +23,7 @@ Edge = Literal["mirror", "clip"]
 class Ledger(Protocol):
     """What the engine needs of a ledger; see `gigaseg.ledger.BlockLedger`."""
 
+    title: str
     checksums: dict[str, str | None]
 
     def check(self) -> None:
@@ -75,7 +77,8 @@ def map_blocks(
     located : bool
         Call ``function(*data, inner, window)``, `window` being the block's place in the volume.
     ledger : BlockLedger, optional
-        Finished blocks are recorded in it. Blocks it already holds are verified and not redone.
+        Finished blocks are recorded in it, and how far the work is is told under its title. Blocks
+        it already holds are verified and not redone.
     workers : int
         Number of threads.
     select : callable, optional
@@ -128,20 +131,19 @@ def map_blocks(
         located,
     )
     chosen = [w for w in blocks(shape, block) if select is None or select(w)]
+    books = _Books(ledger, chosen)
     if scheduler is None:
-        _run_here(task, chosen, ledger, workers)
+        _run_here(task, chosen, books, workers)
     else:
-        calls = [(window, *_before(ledger, window)) for window in chosen]
+        calls = [(window, *books.before(window)) for window in chosen]
         for (window, *_), checksum in run_on_cluster(scheduler, task, calls):
-            _record(ledger, window, checksum)
+            books.record(window, checksum)
 
 
-def _run_here(
-    task: "_Task", windows: Sequence[Window], ledger: Ledger | None, workers: int
-) -> None:
+def _run_here(task: "_Task", windows: Sequence[Window], books: "_Books", workers: int) -> None:
     def do(start: tuple[int, ...], stop: tuple[int, ...]) -> None:
         window = Window(start, stop)
-        _record(ledger, window, task(window, *_before(ledger, window)))
+        books.record(window, task(window, *books.before(window)))
 
     # One executor per call: leaving it waits for the blocks in hand, so that after an error
     # nobody writes any more.
@@ -151,17 +153,29 @@ def _run_here(
         dask.compute(*tasks, scheduler="threads", pool=pool, optimize_graph=False)
 
 
-def _before(ledger: Ledger | None, window: Window) -> tuple[str | None, Callable[[], None] | None]:
-    """Return the recorded checksum of a block, and what says whether it may be written."""
-    if ledger is None:
-        return None, None
-    return ledger.checksums.get(block_key(window)), ledger.check
+class _Books:
+    """What is known of blocks, and what is told of them, if there is a ledger."""
 
+    def __init__(self, ledger: Ledger | None, windows: Sequence[Window]) -> None:
+        self.ledger = ledger
+        if ledger is not None:
+            voxels = sum(prod(window.shape) for window in windows)
+            self.pace = Pace(ledger.title, len(windows), "blocks", voxels=voxels)
 
-def _record(ledger: Ledger | None, window: Window, checksum: str | None) -> None:
-    """Note a block that was done just now; `checksum` is None for one that was there."""
-    if ledger is not None and checksum is not None:
-        ledger.record(block_key(window), checksum, prod(window.shape))
+    def before(self, window: Window) -> tuple[str | None, Callable[[], None] | None]:
+        """Return the recorded checksum of a block, and what says whether it may be written."""
+        if self.ledger is None:
+            return None, None
+        return self.ledger.checksums.get(block_key(window)), self.ledger.check
+
+    def record(self, window: Window, checksum: str | None) -> None:
+        """Note a block that was done just now; `checksum` is None for one that was there."""
+        if self.ledger is None:
+            return
+        voxels = prod(window.shape)
+        if checksum is not None:
+            self.ledger.record(block_key(window), checksum, voxels)
+        self.pace.advance(voxels=voxels, kept=checksum is None)
 
 
 def block_key(window: Window) -> str:

@@ -4,10 +4,11 @@ Volumes are read piece by piece, so memory grows with the number of objects only
 on the pieces or on the number of threads.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from .calibration import CalibrationCounts, count_calibration
 from .geometry import Window, blocks
 from .labels import Contingency, Objects, contingency
 from .measures import MEASURES, Joining, Measured, Spectrum, add_spectra, measure
+from .pace import Pace
 from .volumes import Volume
 
 PIECE = 2048  # px; what a thread reads at a time, 16 MB of truth and of instances
@@ -112,9 +114,16 @@ def count_problems(
     sides = [-(-PIECE // chunk) * chunk for chunk in truth.array.chunks[-2:]]
     pieces = list(blocks(truth.shape, (1, *sides)))
     planes = (list(group) for _, group in groupby(pieces, lambda window: window.start[0]))
+    pace = Pace(f"{truth.name}, instances", len(pieces), "pieces", voxels=prod(truth.shape))
+
+    def told(problem: Sequence[Window]) -> Iterator[_Part]:
+        for window, part in zip(problem, pool.map(count, problem), strict=True):
+            pace.advance(voxels=prod(window.shape))
+            yield part
+
     with ThreadPoolExecutor(workers) as pool:
         for problem in planes if objects == "plane" else [pieces]:
-            yield _summarise(pool.map(count, problem))
+            yield _summarise(told(problem))
 
 
 def _foreground(probability: Volume, window: Window) -> np.ndarray:

@@ -34,10 +34,13 @@ def _describe(one: Tuned) -> dict[str, Any]:
     manifest = one.manifest
     trials = manifest["trials"]
     chosen = {key: manifest["chosen"][key] for key in KEYS if key in manifest["chosen"]}
-    title = describe(manifest["aim"]["metric"]).title
+    metric = describe(manifest["aim"]["metric"])
+    title, sign = metric.title, -1 if metric.better == "lower" else 1
     best = next(k for k, trial in enumerate(trials) if trial["values"] == chosen)
     # The best ones, in the order of the grid; of equals the first.
-    order = sorted(range(len(trials)), key=lambda k: (k != best, -_number(trials[k]["score"]), k))
+    order = sorted(
+        range(len(trials)), key=lambda k: (k != best, -_number(trials[k]["score"], sign), k)
+    )
     shown = sorted(order[:MAXIMUM_TRIALS])
     return {
         "experiment": one.experiment,
@@ -48,7 +51,7 @@ def _describe(one: Tuned) -> dict[str, Any]:
         "chosen": chosen,
         "score": manifest["score"],
         "hints": list(_hints(trials, chosen)),
-        "charts": draw_curves(list(_profiles(title, trials, chosen))),
+        "charts": draw_curves(list(_profiles(title, trials, chosen, sign))),
         "rows": [
             {
                 "values": [trials[k]["values"][key] for key in chosen],
@@ -99,23 +102,26 @@ def _hints(trials: Sequence[Mapping[str, Any]], chosen: Mapping[str, float]) -> 
 
 
 def _profiles(
-    title: str, trials: Sequence[Mapping[str, Any]], chosen: Mapping[str, float]
+    title: str, trials: Sequence[Mapping[str, Any]], chosen: Mapping[str, float], sign: int
 ) -> Iterator[Chart]:
-    """Show how the best score depends on each setting, whatever the others."""
+    """Show how the best score depends on each setting, whatever the others.
+
+    `sign` is 1, or -1 for scores that are better if lower.
+    """
     varied = [key for key in chosen if len(_values(trials, key)) > 1]
     label = title if len(varied) < 2 else f"best {title} over the others"
     for key in varied:
         values = _values(trials, key)
         heights = [
-            max(_number(trial["score"]) for trial in trials if trial["values"][key] == value)
+            max(_number(trial["score"], sign) for trial in trials if trial["values"][key] == value)
             for value in values
         ]
-        heights = [height if math.isfinite(height) else math.nan for height in heights]
+        heights = [sign * height if math.isfinite(height) else math.nan for height in heights]
         yield Chart(f"{key}: {chosen[key]:g} chosen", key, [Curve(label, values, heights)])
 
 
-def _number(score: float | None) -> float:
-    return -math.inf if score is None else score
+def _number(score: float | None, sign: int) -> float:
+    return -math.inf if score is None else sign * score
 
 
 def remark(tuned: Sequence[Tuned], experiments: Sequence[str], split: str) -> str:

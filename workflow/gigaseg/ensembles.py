@@ -10,7 +10,7 @@ from .inference import check_ensemble, prepare
 from .lanes import Lane, open_lane
 from .loading import load_model
 from .manifests import read_manifest
-from .models import check_together
+from .models import check_together, spacings_of
 from .runtime import Runtime, choose_runtime, keep_freed_memory
 from .scales import Spacing, choose_level
 from .unet import Architecture, Network
@@ -111,7 +111,7 @@ def load(
         identity["depth"] = networks[0].architecture.depth
     lane = open_lane(runtime.device, threads=threads, index=index)
     ready = tuple(prepare(network, lane.device) for network in networks)
-    spacings = [own.get("spacings") or [own["spacing"]] for own in every]
+    spacings = [spacings_of(own) for own in every]
     return Model(ready, runtime, lane, every[0], identity, spacings)
 
 

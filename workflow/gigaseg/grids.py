@@ -8,6 +8,9 @@ from typing import Any
 #: Settings of instances that can be tuned; the last varies fastest.
 KEYS = ("threshold", "seed_threshold", "h", "minimum_size")
 
+#: Metrics of the probability map, which is cut by a threshold and by nothing else.
+MAP_METRICS = ("v_rand", "v_info", "splits_and_mergers")
+
 LARGEST = 500  # combinations; each segments all validation samples of a model anew
 
 Grid = Mapping[str, Sequence[float] | None]
@@ -64,7 +67,8 @@ def complaints(instances: Mapping[str, Any], grid: Grid) -> Iterator[tuple[str, 
     Parameters
     ----------
     instances : mapping
-        The settings that the grid varies: ``method`` and ``seeds`` decide which have an effect.
+        The settings that the grid varies: ``method``, ``seeds`` and the metric in ``tune`` decide
+        which have an effect.
     grid : mapping of key to sequence of float
     """
     method, seeds = instances.get("method"), instances.get("seeds")
@@ -75,8 +79,22 @@ def complaints(instances: Mapping[str, Any], grid: Grid) -> Iterator[tuple[str, 
             yield key, "has no effect with method components: leave it out, or set it to null"
         elif seeds != needed:
             yield key, f"has no effect with seeds {seeds}: leave it out, or set seeds to {needed}"
+    yield from _complain_of_map(instances, grid)
     if not grid:
         yield "", f"nothing is to be tuned: list values of {', '.join(KEYS[:-1])} or {KEYS[-1]}"
     if (count := size(grid)) > LARGEST:
         lengths = " x ".join(str(len(values)) for values in listed(grid).values())
         yield "", f"{lengths} = {count} combinations are more than {LARGEST}: list fewer values"
+
+
+def _complain_of_map(instances: Mapping[str, Any], grid: Grid) -> Iterator[tuple[str, str]]:
+    """Say where a metric of the map would not judge the instances that are made."""
+    metric = (instances.get("tune") or {}).get("metric")
+    if metric not in MAP_METRICS or not listed(grid):
+        return
+    if (method := instances.get("method")) != "components":
+        text = f"{metric} is of the map, whose cells are no instances of method {method}"
+        yield "", f"{text}: set method to components, or take another metric"
+    if grid.get("minimum_size"):
+        text = f"has no effect on {metric}, which is of the map"
+        yield "minimum_size", f"{text}: leave it out, or take another metric"

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial, singledispatch
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 from .disk import blame, writing
 from .fingerprints import canonical_json, digest, file_identity, fingerprint
+from .jsonlines import append_line, read_lines
 from .lease import Lease
 from .lease import check as lease_check
 from .manifests import write_atomically
@@ -80,6 +81,8 @@ class BlockLedger:
         Which work of the store: a store may have several (``level-0``, ``labels``).
     lease : Lease, optional
         Checked before each entry, so that a process that lost its store stops.
+    title : str
+        What the work is called in front of people.
 
     Attributes
     ----------
@@ -90,12 +93,14 @@ class BlockLedger:
         that work for this one.
     """
 
-    def __init__(self, folder: Path, name: str, lease: Lease | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, lease: Lease | None = None, title: str = ""
+    ) -> None:
         self.check = _agree if lease is None else partial(lease_check, lease.path, lease.token)
         self._lock = threading.Lock()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self.name = name
+        self.name, self.title = name, title
         self.recorded = self.voxels = 0
         self.checksums = _read_entries(folder.glob(f"{name}.*.jsonl"))
         self._path = folder / f"{name}.{uuid.uuid4().hex}.jsonl"
@@ -121,7 +126,7 @@ class BlockLedger:
         with self._lock:
             self.check()
             with writing(self._path):
-                _append(self._path, entry)
+                append_line(self._path, entry)
             self.checksums[block] = checksum
             self.recorded += 1
             self.voxels += voxels
@@ -138,7 +143,7 @@ def _agree() -> None:
 def _read_entries(files: Iterable[Path]) -> dict[str, str | None]:
     entries: dict[str, str | None] = {}
     for file in sorted(files):
-        for entry in _read_lines(file):
+        for entry in read_lines(file):
             if entry.keys() == {"block", "checksum"}:
                 entries[entry["block"]] = entry["checksum"]
     return entries
@@ -259,7 +264,8 @@ class Construction:
 
     def ledger(self, name: str) -> BlockLedger:
         """Open the ledger of one kind of work in this store."""
-        ledger = BlockLedger(self._books / "ledger", name, self._lease)
+        sample = self.path.name.removesuffix(".zarr").removesuffix(".ome")
+        ledger = BlockLedger(self._books / "ledger", name, self._lease, f"{sample}, {name}")
         self._ledgers.append(ledger)
         return ledger
 
@@ -366,7 +372,7 @@ class Construction:
             "peak_memory_mb": _peak_memory_mb(),
             **facts,
         }
-        _append(self._books / f"attempts{self._suffix}.jsonl", line)
+        append_line(self._books / f"attempts{self._suffix}.jsonl", line)
 
 
 def abandon(outcome: str) -> None:
@@ -398,31 +404,9 @@ def read_attempts(path: Path) -> list[dict[str, Any]]:
         the attempt has done so far:
         ``blocks``, ``voxels`` and ``passes``, the voxels by kind of work.
     """
-    lines = [line for file in path.glob(f"{BOOKS}/attempts*.jsonl") for line in _read_lines(file)]
+    lines = [line for file in path.glob(f"{BOOKS}/attempts*.jsonl") for line in read_lines(file)]
     timed = (line for line in lines if isinstance(line.get("time"), int | float))
     return sorted(timed, key=lambda line: line["time"])
-
-
-def _append(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add a line to a file; what a process that died while writing left is closed first."""
-    with path.open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        else:
-            torn = False
-        file.write(b"\n" * torn + canonical_json(entry).encode() + b"\n")
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a file, without lines cut off by death or spoilt since."""
-    for line in path.read_bytes().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

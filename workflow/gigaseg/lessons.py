@@ -10,6 +10,7 @@ import numpy as np
 from .classes import NAMES, count_classes
 from .intensity import intensity_window
 from .sampling import Sample
+from .scales import check_alike
 from .sizing import Extent, Objects
 from .tally import KINDS, Tally
 from .volumes import open_arrays, open_volume
@@ -64,6 +65,11 @@ class Lesson:
         return sorted({source.spacing for source in self.train})
 
     @property
+    def spacing_of(self) -> dict[str, tuple[float, ...]]:
+        """Spacings of all samples by name."""
+        return {s.sample.name: s.spacing for s in (*self.train, *self.validation)}
+
+    @property
     def identities(self) -> dict[str, dict[str, str]]:
         """Fingerprints of the weighed samples, by part and name."""
         return {
@@ -80,13 +86,14 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
     entries : mapping
         Entries of the manifests of weigh by the samples' names, ``<dataset>/<sample>``.
     settings : mapping
-        Names of the samples ``train`` and ``validation``; ``intensity``.
+        Names of the samples ``train`` and ``validation``; ``intensity``; of ``training`` the
+        ``spacing_tolerance``.
 
     Raises
     ------
     ValueError
         If no training sample is left, a sample has no entry, or the samples differ in their number
-        of channels.
+        of channels or, by more than the tolerance, in spacing.
     """
     left_out: list[dict[str, str]] = []
 
@@ -110,7 +117,8 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
             f"(left out: {', '.join(entry['sample'] for entry in left_out) or 'none'}): give "
             f"samples the split 'train' in the sheet, or mend those that failed"
         )
-    _compare([*lesson.train, *lesson.validation])
+    _compare_channels([*lesson.train, *lesson.validation])
+    check_alike(lesson.spacing_of, settings["training"]["spacing_tolerance"])
     return lesson
 
 
@@ -134,8 +142,8 @@ def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> 
     )
 
 
-def _compare(sources: Sequence[Source]) -> None:
-    """Refuse different numbers of channels, and say it if spacings differ."""
+def _compare_channels(sources: Sequence[Source]) -> None:
+    """Refuse different numbers of channels."""
     first = sources[0]
     for other in sources:
         if other.channels != first.channels:
@@ -144,13 +152,6 @@ def _compare(sources: Sequence[Source]) -> None:
                 f"{other.sample.name} has {other.channels}: choose the same number for both data "
                 f"sets (datasets: channels), or train an experiment for each"
             )
-    for other in sources:
-        if other.spacing != first.spacing:
-            logger.warning(
-                "the spacing of %s is %s µm, that of %s is %s µm: the network learns in pixels",
-                *(first.sample.name, first.spacing, other.sample.name, other.spacing),
-            )
-            return
 
 
 def _check_validation(lesson: Lesson, target: str) -> None:

@@ -125,6 +125,18 @@ def weights_file(path: Path, description: Mapping[str, Any], checkpoint: str) ->
     return path.parent / description["weights"][checkpoint]
 
 
+def spacings_of(description: Mapping[str, Any]) -> list[list[float]]:
+    """Return the spacings (z, y, x) of the samples that a model was trained on, in µm.
+
+    Examples
+    --------
+    >>> spacings_of({"spacing": [1, 0.2, 0.2]})
+    [[1, 0.2, 0.2]]
+    """
+    # The first versions told only the first.
+    return description.get("spacings") or [description["spacing"]]
+
+
 def check_together(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Raise ValueError unless two models may stand in one ensemble."""
     for key in ("target", "intensity", "spacing"):

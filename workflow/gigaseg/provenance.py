@@ -18,7 +18,16 @@ SCRIPTS = PACKAGE.parent / "scripts"
 # only printed.
 INERT = frozenset(
     f"gigaseg.{name}"
-    for name in ("lock", "logs", "provenance", "schema", "settings", "termination")
+    for name in (
+        "attempts",
+        "lock",
+        "logs",
+        "pace",
+        "provenance",
+        "schema",
+        "settings",
+        "termination",
+    )
 )
 
 # Fields of the syntax tree that only some versions of Python have, or that say nothing about what

@@ -1,6 +1,6 @@
 """The level of an image's pyramid at which objects have the size that a network has learned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Spacing = Sequence[float]  # µm along z, y, x
 
@@ -46,6 +46,59 @@ def choose_level(image: Spacing, levels: int, trained: Sequence[Spacing], tolera
         f"difference does not matter, raise prediction.spacing_tolerance; else train on images "
         f"like this one"
     )
+
+
+def check_alike(spacings: Mapping[str, Spacing], tolerance: float) -> None:
+    """Raise ValueError unless samples to be learned from together show objects at one size.
+
+    Parameters
+    ----------
+    spacings : mapping of name to (z, y, x)
+        Of the samples, in µm; along y and x they count.
+    tolerance : float
+        Largest relative difference, of the larger spacing from the smaller.
+
+    Examples
+    --------
+    >>> check_alike({"d/a": (1, 0.2, 0.2), "d/b": (5, 0.21, 0.21)}, 0.1)
+    """
+    for axis in (-2, -1):
+        low, high = (pick(spacings, key=lambda n: spacings[n][axis]) for pick in (min, max))
+        if not _is_near(spacings[low][-2:], spacings[high][-2:], tolerance):
+            raise ValueError(
+                f"sample {low} has a spacing of {_write(spacings[low][-2:])} µm (y x), sample "
+                f"{high} {_write(spacings[high][-2:])}, further apart than {100 * tolerance:g} %, "
+                f"and a network learns in pixels: if a file is wrong, give datasets.spacing; if it "
+                f"is to learn both sizes, raise training.spacing_tolerance; else train an "
+                f"experiment for each"
+            )
+
+
+def check_start(
+    spacings: Mapping[str, Spacing], start: Sequence[Spacing], tolerance: float
+) -> None:
+    """Raise ValueError unless all samples are like those that a training's start has learned.
+
+    Parameters
+    ----------
+    spacings, tolerance
+        As for `check_alike`.
+    start : sequence of (z, y, x)
+        Spacings at which the model was trained from which the training starts.
+
+    Examples
+    --------
+    >>> check_start({"d/a": (1, 0.2, 0.2)}, [(5, 0.8, 0.8), (5, 0.21, 0.21)], 0.1)
+    """
+    for name, spacing in spacings.items():
+        if not any(_is_near(spacing[-2:], own[-2:], tolerance) for own in start):
+            learned = " or ".join(dict.fromkeys(_write(own[-2:]) for own in start))
+            raise ValueError(
+                f"sample {name} has a spacing of {_write(spacing[-2:])} µm (y x), the model in "
+                f"start_from was trained at {learned}, further apart than {100 * tolerance:g} %: "
+                f"if the file is wrong, give datasets.spacing; if the network is to learn another "
+                f"size of objects, raise training.spacing_tolerance; else train without start_from"
+            )
 
 
 def _is_near(one: Spacing, other: Spacing, tolerance: float) -> bool:

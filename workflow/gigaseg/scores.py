@@ -8,7 +8,7 @@ scores are exact whatever the number and size of the samples.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -140,7 +140,12 @@ class Score:
 
 
 def tally_map(
-    plane: BoundaryMap, *, thresholds: Sequence[float], radius: int, workers: int = 1
+    plane: BoundaryMap,
+    *,
+    thresholds: Sequence[float],
+    radius: int,
+    workers: int = 1,
+    step: Callable[[], None] = lambda: None,
 ) -> Tally:
     """Count what boundary-map metrics need on one plane.
 
@@ -154,23 +159,36 @@ def tally_map(
         See `gigaseg.warping.warping_counts`.
     workers : int
         Thresholds worked on at once, in threads; they never change a value.
+    step : callable
+        Called whenever a threshold is done, from any thread.
     """
 
     def at(threshold: float) -> Tally:
-        table = plane.thinned(threshold)
-        pairs = rand_counts(table)
-        return {
-            ("v_rand", threshold): Mean.of(pairs.f),
-            ("v_info", threshold): Mean.of(information_counts(table).f),
-            ("v_rand_pooled", threshold): pairs,
-            ("warping", threshold): plane.warping(threshold, radius),
-        }
+        counts = tally_thinned(plane, threshold) | tally_warping(plane, threshold, radius)
+        step()
+        return counts
 
     tally: Tally = {("pixel", t): plane.pixels(t) for t in sorted({*thresholds, 0.5})}
     with ThreadPoolExecutor(workers) as pool:
         for part in pool.map(at, thresholds):
             tally |= part
     return tally
+
+
+def tally_thinned(plane: BoundaryMap, threshold: float) -> Tally:
+    """Count what V-Rand and V-Info need of a plane, which is thinned at a threshold."""
+    table = plane.thinned(threshold)
+    pairs = rand_counts(table)
+    return {
+        ("v_rand", threshold): Mean.of(pairs.f),
+        ("v_info", threshold): Mean.of(information_counts(table).f),
+        ("v_rand_pooled", threshold): pairs,
+    }
+
+
+def tally_warping(plane: BoundaryMap, threshold: float, radius: int) -> Tally:
+    """Count what is left of a plane's truth that is warped at a threshold."""
+    return {("warping", threshold): plane.warping(threshold, radius)}
 
 
 def tally_instances(

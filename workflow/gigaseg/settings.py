@@ -201,7 +201,7 @@ def check(settings: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _check_datasets(where, experiment, settings.get("datasets", {}))
         yield from _check_network(where, experiment, settings["storage"])
         yield from _check_training(where, experiment["training"])
-        yield from _check_tuning(where, experiment["instances"])
+        yield from _check_tuning(where, experiment)
 
 
 def _check_datasets(
@@ -280,13 +280,17 @@ def _check_training(where: Path_, training: Mapping[str, Any]) -> Iterator[Probl
         yield Problem((*where, "training", "processes"), f"{text} or lower this")
 
 
-def _check_tuning(where: Path_, instances: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_tuning(where: Path_, experiment: Mapping[str, Any]) -> Iterator[Problem]:
+    instances, target = experiment["instances"], experiment.get("target")
     tune = instances.get("tune")
     grid = tune.get("grid") if isinstance(tune, Mapping) else None
     if not isinstance(grid, Mapping) or not all(map(_is_list, grid.values())):
         return  # off, or the schema has said so
     for key, text in grids.complaints(instances, grid):
         yield Problem((*where, "instances", "tune", "grid", *filter(None, [key])), text)
+    if (metric := tune.get("metric")) in grids.MAP_METRICS and target == "interior_boundary":
+        text = f"{metric} is of a map of cells, which target {target} does not give"
+        yield Problem((*where, "instances", "tune", "metric"), f"{text}: use ap, f1 or rand")
 
 
 def _uneven(geometry: UNetGeometry, tile: int, chunk: int, shard: int) -> str:

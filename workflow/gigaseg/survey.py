@@ -185,6 +185,12 @@ def speed_of(job: Job, told: Told) -> str:
     return canonical_json([experiment["network"], how["device"], how["precision"], more])
 
 
+def models_of(job: Job) -> int:
+    """Return how many models a job predicts with: of an ensemble several."""
+    # Beside the images, and for an audit the prediction.
+    return max(1, len(job.get("inputs", ())) - (2 if job["stage"] == "audit_seams" else 1))
+
+
 def work_of(job: Job, sizes: Iterable[Size], told: Told) -> float:
     """Return the work of a job in Mpx: of its samples, of all training tiles; or in windows.
 
@@ -199,8 +205,7 @@ def work_of(job: Job, sizes: Iterable[Size], told: Told) -> float:
         return told["config"]["audit"]["windows"]
     times, own = 1, told["config"]["experiments"].get(job.get("experiment"), {})
     if job["stage"] == "predict":
-        models = len(job.get("inputs", ())) - 1  # beside the images: of an ensemble several
-        times = own["prediction"]["symmetries"] * max(models, 1)
+        times = own["prediction"]["symmetries"] * models_of(job)
     if job["stage"] == "tune":
         times = grids.size(grids.grid_of(own["instances"]))
     return times * sum(size.mpx for size in sizes)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 from .ledger import abandon
 
@@ -19,7 +20,7 @@ PATIENCE = 5.0  # seconds after which the process ends even if the books cannot 
 logger = logging.getLogger(__name__)
 
 
-def install(job: str) -> None:
+def install(job: str, end: Callable[[str], None]) -> None:
     """From now on, end this process soon and in order on SIGTERM and SIGINT.
 
     Stores under construction note the end of the attempt and give their leases back. The exit
@@ -29,20 +30,22 @@ def install(job: str) -> None:
     ----------
     job : str
         Name of the job, for the message.
+    end : callable
+        Takes the outcome, and notes it.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     for number in SIGNALS:
         signal.signal(number, _leave_it_to_the_watcher)
     signal.set_wakeup_fd(writing)
-    threading.Thread(target=_watch, args=(reading, job), name="signals", daemon=True).start()
+    threading.Thread(target=_watch, args=(reading, job, end), name="signals", daemon=True).start()
 
 
 def _leave_it_to_the_watcher(number: int, frame: object) -> None:
     """Keep the main thread as it is; only a signal with a handler reaches the watcher."""
 
 
-def _watch(reading: int, job: str) -> None:
+def _watch(reading: int, job: str, end: Callable[[str], None]) -> None:
     """Wait for the first signal that is ours: Python writes the number of each to the pipe."""
     while (number := os.read(reading, 1)[0]) not in SIGNALS:
         continue
@@ -53,6 +56,7 @@ def _watch(reading: int, job: str) -> None:
     outcome = f"terminated by {signal.Signals(number).name}"
     try:
         abandon(outcome)
+        end(outcome)
         logger.error("%s", outcome)
         print(f"{job} {outcome}: the same command goes on from here", file=sys.stderr, flush=True)
     finally:

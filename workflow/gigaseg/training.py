@@ -313,6 +313,7 @@ def take_steps(
     *,
     progress: Progress | None = None,
     keep: Callable[[Progress], None] | None = None,
+    advance: Callable[[], None] = lambda: None,
     place: Place | None = None,
 ) -> Training:
     """Take the steps of a training, all that are left.
@@ -334,6 +335,8 @@ def take_steps(
         Of a killed training, to go on from.
     keep : callable, optional
         Takes the progress every ``checkpoint_every`` steps.
+    advance : callable
+        Called after every step.
     place : Place, optional
         Of this process among several that train together; the first validates.
     """
@@ -352,6 +355,7 @@ def take_steps(
                 training.validate()
             if keep is not None and training.step % settings["checkpoint_every"] == 0:
                 keep(training.progress())
+            advance()
     return training
 
 

@@ -1,6 +1,8 @@
-"""Scores that tuning compares, from contingency tables, and which combination is the best.
+"""Scores that tuning compares, and which combination is the best.
 
-Every score is better if it is higher. Counts of all problems (planes or volumes) of all samples
+Most are of instances, from contingency tables, and better if they are higher. Those in `MAPS` are
+of the probability map at a threshold, as the ISBI 2012 challenge takes them, and have the direction
+that `gigaseg.scores.BEST` gives them. Counts of all problems (planes or volumes) of all samples
 are added before a score is taken, as for a pooled score of the evaluation.
 """
 
@@ -14,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .labels import Contingency
+from .maps import BoundaryMap
 from .matching import Threshold, ctc_counts, foreground_counts, match_counts
 from .rand import rand_counts
+from .scores import BEST, FAMILIES, Tally, tally_thinned, tally_warping
 
 Ids = npt.NDArray[np.uint64]
 Counts = tuple[Any, ...]  # one for each IoU threshold; one alone where there are none
@@ -28,16 +32,29 @@ class Aim:
     Attributes
     ----------
     metric : str
-        A key of `SCORES`.
+        A key of `SCORES` or of `MAPS`.
     iou_thresholds : tuple of float
         ``ap``, ``f1`` and ``pq`` are means over these; the others do not use them.
     iou_match : {"at_least", "above"}
         Whether an IoU equal to the threshold counts.
+    warping_radius : int
+        See `gigaseg.warping.warping_counts`; only ``splits_and_mergers`` uses it.
     """
 
     metric: str
     iou_thresholds: tuple[float, ...]
     iou_match: Threshold
+    warping_radius: int = 20
+
+    @property
+    def of_map(self) -> bool:
+        """Whether the score is of the probability map, not of instances."""
+        return self.metric in MAPS
+
+    @property
+    def pick(self) -> Any:
+        """`max` or `min`: what takes the better of two scores."""
+        return BEST.get(self.metric, max)
 
     def count(self, tables: Iterable[Contingency], ignored: int | None = None) -> Counts:
         """Count what the metric needs, over whole problems; of at least one.
@@ -46,6 +63,14 @@ class Aim:
         """
         count = SCORES[self.metric][0]
         return self.add(count(self, *table.without(ignored)) for table in tables)
+
+    def count_map(self, plane: BoundaryMap, threshold: float) -> Counts:
+        """Count what a metric of the map needs, on one plane cut at a threshold.
+
+        These are the counts of `gigaseg.scores.tally_map` at that threshold.
+        """
+        family, tally = MAPS[self.metric]
+        return (tally(self, plane, threshold)[family, threshold],)
 
     def add(self, parts: Iterable[Counts]) -> Counts:
         """Pool counts; of at least one problem."""
@@ -61,8 +86,14 @@ class Aim:
         >>> aim.score(aim.count([contingency(np.array([1, 1, 2]), np.array([1, 0, 2]))]))
         0.666...
         """
-        values = [float(getattr(one, SCORES[self.metric][1])) for one in counts]
+        values = [float(getattr(one, self._property)) for one in counts]
         return math.fsum(values) / len(values)
+
+    @property
+    def _property(self) -> str:
+        if self.of_map:
+            return FAMILIES[MAPS[self.metric][0]].metrics[self.metric]
+        return SCORES[self.metric][1]
 
 
 def _add(one: Counts, two: Counts) -> Counts:
@@ -85,6 +116,16 @@ SCORES: Mapping[str, tuple[Callable[[Aim, Contingency, Ids], Counts], str]] = {
     "rand": (lambda _, table, __: (rand_counts(table),), "f"),
 }
 
+#: Of the map: the family of `gigaseg.scores.FAMILIES` that is counted, and by what.
+MAPS: Mapping[str, tuple[str, Callable[[Aim, BoundaryMap, float], Tally]]] = {
+    "v_rand": ("v_rand", lambda _, plane, at: tally_thinned(plane, at)),
+    "v_info": ("v_info", lambda _, plane, at: tally_thinned(plane, at)),
+    "splits_and_mergers": (
+        "warping",
+        lambda aim, plane, at: tally_warping(plane, at, aim.warping_radius),
+    ),
+}
+
 
 def drop_small(table: Contingency, minimum_size: int) -> Contingency:
     """Make background of the segments of a whole problem that have fewer voxels.
@@ -105,8 +146,14 @@ def drop_small(table: Contingency, minimum_size: int) -> Contingency:
     return table.where(~small) + Contingency(gone.truth, background, gone.voxels)
 
 
-def choose(scores: Sequence[float]) -> int:
+def choose(scores: Sequence[float], pick: Any = max) -> int:
     """Return the index of the best score: of equals the first; one that is NaN never.
+
+    Parameters
+    ----------
+    scores : sequence of float
+    pick : callable
+        `max`, or `min` if lower is better.
 
     Raises
     ------
@@ -115,10 +162,10 @@ def choose(scores: Sequence[float]) -> int:
 
     Examples
     --------
-    >>> choose([float("nan"), 0.5, 0.7, 0.7])
-    2
+    >>> choose([float("nan"), 0.5, 0.7, 0.7]), choose([float("nan"), 0.5, 0.7, 0.5], min)
+    (2, 1)
     """
     defined = [k for k, score in enumerate(scores) if not math.isnan(score)]
     if not defined:
         raise ValueError("no combination has a score")
-    return max(defined, key=lambda k: scores[k])
+    return int(pick(defined, key=lambda k: scores[k]))

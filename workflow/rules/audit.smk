@@ -38,6 +38,7 @@ rule audit:
         f"{RESULTS}/logs/audit/audit.log",
     benchmark:
         f"{RESULTS}/benchmarks/audit/audit.tsv"
+    retries: 0  # the answer stays the same
     conda:
         "../../environment.yml"
     threads: 2

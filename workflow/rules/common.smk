@@ -1,6 +1,7 @@
 import json
+from pathlib import Path
 
-from gigaseg import lock
+from gigaseg import attempts, lock, logs
 from gigaseg.allocations import Allocations
 from gigaseg.plan import load
 from gigaseg.provenance import code
@@ -11,6 +12,9 @@ try:
 except SettingsError as problems:
     sys.exit(str(problems))
 
+if workflow.is_main_process:
+    attempts.name_run()
+logger.addFilter(logs.shorten)
 config.update(plan.settings)  # complete, for the captions of Snakemake's report
 
 RESULTS = plan.results
@@ -65,3 +69,19 @@ def foresee(run):
     if text:
         print(text, flush=True)
     return lambda: keep(outlook, plan.results)
+
+
+def explain_failures(run):
+    """Say in a line for each failed job how it ended, and where its logs are."""
+    cluster = Path(
+        getattr(run.executor_settings, "logdir", None) or ".snakemake/slurm_logs"
+    )
+    failed = [
+        part for job in run.scheduler.failed for part in getattr(job, "jobs", [job])
+    ]
+    for job in sorted(failed, key=lambda job: job.jobid):
+        if job.log:
+            name = " ".join([job.rule.name, *job.wildcards])
+            print(
+                attempts.tell(Path(job.log[0]), name, os.environ[attempts.RUN], cluster)
+            )

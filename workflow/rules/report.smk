@@ -80,6 +80,7 @@ rule verdict:
         f"{RESULTS}/logs/verdict/verdict.log",
     benchmark:
         f"{RESULTS}/benchmarks/verdict/verdict.tsv"
+    retries: 0  # the answer stays the same
     conda:
         "../../environment.yml"
     resources:

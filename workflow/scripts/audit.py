@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import audit
 
-logs.start(snakemake.log[0], "audit")
+logs.start_script(snakemake)
 audit.run(
     manifest=Path(snakemake.output.manifest),
     settings=json.loads(snakemake.params.settings),

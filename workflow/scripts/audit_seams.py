@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import audit_seams
 
-logs.start(snakemake.log[0], " ".join(["audit_seams", *snakemake.wildcards]))
+logs.start_script(snakemake)
 audit_seams.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),

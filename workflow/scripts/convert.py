@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs, workers
 from gigaseg.stages import convert
 
-logs.start(snakemake.log[0], " ".join(["convert", *snakemake.wildcards]))
+logs.start_script(snakemake)
 own = snakemake.config["dask"], snakemake.threads, snakemake.resources, snakemake.log[0]
 with workers.hire(*own) as scheduler:
     convert.run(

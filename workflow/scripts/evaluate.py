@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import evaluate
 
-logs.start(snakemake.log[0], " ".join(["evaluate", *snakemake.wildcards]))
+logs.start_script(snakemake)
 evaluate.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),

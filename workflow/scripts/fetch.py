@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import fetch
 
-logs.start(snakemake.log[0], f"fetch {snakemake.wildcards.dataset}")
+logs.start_script(snakemake)
 fetch.run(
     manifest=Path(snakemake.output.manifest),
     registry=Path(snakemake.input.registry),

@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import phantom
 
-logs.start(snakemake.log[0], "phantom")
+logs.start_script(snakemake)
 phantom.run(
     outputs=[Path(path) for path in snakemake.output],
     settings=json.loads(snakemake.params.settings),

@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import predict
 
-logs.start(snakemake.log[0], " ".join(["predict", *snakemake.wildcards]))
+logs.start_script(snakemake)
 predict.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),

@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import predict_open
 
-logs.start(snakemake.log[0], " ".join(["predict_open", *snakemake.wildcards]))
+logs.start_script(snakemake)
 predict_open.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),

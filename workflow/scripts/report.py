@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import report
 
-logs.start(snakemake.log[0], "report")
+logs.start_script(snakemake)
 report.run(
     manifest=Path(snakemake.output.manifest),
     settings=json.loads(snakemake.params.settings),

@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import tabulate
 
-logs.start(snakemake.log[0], "tabulate")
+logs.start_script(snakemake)
 tabulate.run(
     manifest=Path(snakemake.output.manifest),
     evaluate=[Path(path) for path in snakemake.input.evaluate],

@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import train
 
-logs.start(snakemake.log[0], " ".join(["train", *snakemake.wildcards]))
+logs.start_script(snakemake)
 train.run(
     manifest=Path(snakemake.output.manifest),
     weigh=[Path(path) for path in snakemake.input.weigh],

@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import tune
 
-logs.start(snakemake.log[0], " ".join(["tune", *snakemake.wildcards]))
+logs.start_script(snakemake)
 tune.run(
     manifest=Path(snakemake.output.manifest),
     convert=[*map(Path, snakemake.input.convert)],

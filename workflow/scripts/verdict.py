@@ -3,7 +3,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import verdict
 
-logs.start(snakemake.log[0], "verdict")
+logs.start_script(snakemake)
 verdict.run(
     manifest=Path(snakemake.output.manifest),
     report=Path(snakemake.input.report),

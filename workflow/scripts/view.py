@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import view
 
-logs.start(snakemake.log[0], " ".join(["view", *snakemake.wildcards]))
+logs.start_script(snakemake)
 view.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),

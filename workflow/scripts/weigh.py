@@ -4,7 +4,7 @@ from pathlib import Path
 from gigaseg import logs
 from gigaseg.stages import weigh
 
-logs.start(snakemake.log[0], " ".join(["weigh", *snakemake.wildcards]))
+logs.start_script(snakemake)
 weigh.run(
     manifest=Path(snakemake.output.manifest),
     convert=Path(snakemake.input.convert),

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..ledger import digest
 from ..manifests import read_manifest, write_manifest
+from ..pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,14 @@ def run_lot(
     workers : int
         Samples worked on at once, in threads.
     """
+    pace = Pace("", len(samples), "samples")
 
     def enter(row: Row) -> dict[str, Any]:
         before = None if upstream is None else upstream[row["sample"]]
         entry = {key: row[key] for key in ("sample", "dataset", "split")}
         entry |= attempt(stage, row, work, before)
+        if len(samples) > 1:  # else its blocks say it all
+            pace.advance()
         return {key: _relative(value, manifest.parent) for key, value in entry.items()}
 
     with ThreadPoolExecutor(workers) as pool:

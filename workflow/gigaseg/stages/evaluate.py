@@ -14,15 +14,16 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .. import semantics
 from ..census import Census, count_problems
 from ..disk import telling
-from ..labels import LabelArray, Objects
+from ..labels import Objects
 from ..ledger import digest, fingerprint
 from ..maps import BoundaryMap
+from ..pace import Pace
+from ..planes import boundary_maps
 from ..remarks import remark
 from ..scores import Score, Tally, add, score, tally_instances, tally_map
 from ..scoretable import frame, records, write_parquet
@@ -77,11 +78,15 @@ def run(
     def evaluate(row: Row) -> Evaluated:
         name = row["sample"]
         entries = images[name], maps[name], instances[name]
-        return evaluate_sample(
+        found = evaluate_sample(
             row, *entries, settings=settings, code=code, workers=workers, folder=manifest.parent
         )
+        if len(ready) > 1:
+            pace.advance()
+        return found
 
     ready = [row for row in settings["samples"] if instances[row["sample"]]["status"] == "done"]
+    pace = Pace("", len(ready), "samples")
     with ThreadPoolExecutor(at_once) as pool:
         futures = {row["sample"]: pool.submit(evaluate, row) for row in ready}
     # The table comes before the manifest, which `run_lot` writes: hence the futures, whose errors
@@ -203,18 +208,21 @@ def tally_planes(
     DiskError
         If such a file finds no room.
     """
-    ignored = truth.attributes.get("ignored")
+    if not (thresholds := evaluation["thresholds"]):
+        return []
+    pace = Pace(f"{truth.name}, map", truth.shape[0] * len(thresholds), "thresholds")
 
-    def count(z: int) -> Tally:
+    def count(plane: BoundaryMap) -> Tally:
         return tally_map(
-            BoundaryMap(_Plane(truth, z), _Plane(probability, z), folder=folder, ignored=ignored),
-            thresholds=evaluation["thresholds"],
+            plane,
+            thresholds=thresholds,
             radius=evaluation["warping_radius"],
             workers=workers,
+            step=pace.advance,
         )
 
     with telling(folder or Path(gettempdir())):
-        return [(z, count(z)) for z in range(truth.shape[0] if evaluation["thresholds"] else 0)]
+        return [(z, count(plane)) for z, plane in boundary_maps(truth, probability, folder)]
 
 
 def tally_problems(
@@ -286,26 +294,6 @@ def _sizes(samples: Mapping[str, Census | None]) -> pd.DataFrame:
     ]
     kinds = {"sample": "str", "side": "str", "measure": "str", "value": "int64", "objects": "int64"}
     return pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """One plane of a volume, of the first channel if there are channels; sliced like an array."""
-
-    volume: Volume
-    z: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.volume.shape[1:]
-
-    def __getitem__(self, key: tuple[slice, slice]) -> LabelArray:
-        array: Any = self.volume.array
-        # By slices: zarrs 0.2 cannot read one row of a shard of a plane that is chosen by a number.
-        first = (slice(0, 1),) if self.volume.axes[0] == "c" else ()
-        rows, columns = (range(n)[part] for n, part in zip(self.shape, key, strict=True))
-        values = np.asarray(array[(*first, slice(self.z, self.z + 1), *key)])
-        return values.reshape(len(rows), len(columns))
 
 
 def _check_shapes(truth: Volume, *others: Volume) -> None:

@@ -12,24 +12,17 @@ from typing import Any
 
 from ..allocations import allocation
 from ..classes import NAMES
-from ..forecast import (
+from ..forecast import Need, Size, checkpoints, disk, duration, pictures, rates, stored, total
+from ..manifests import read_manifest, write_manifest
+from ..memory import (
     LESSON,
     LIBRARIES,
-    Need,
-    Size,
-    checkpoints,
-    disk,
-    duration,
     mismatch_files,
+    models_memory,
     parameters,
-    pictures,
-    rates,
     sample_memory,
-    stored,
-    total,
     training_memory,
 )
-from ..manifests import read_manifest, write_manifest
 from ..outlook import Machine, Outlook, Part, brief, refusals, table, warnings
 from ..pyramids import COARSE, MANY_FILES
 from ..survey import (
@@ -38,6 +31,7 @@ from ..survey import (
     earlier,
     jobs_left,
     measure,
+    models_of,
     speed_of,
     work_of,
 )
@@ -246,6 +240,8 @@ class _Forecast:
                 s.voxels * (s.shape[0] * s.itemsize + 5) for s in known
             )  # target, separation
             return self._training(job, peak + min(LESSON, kept), known)
+        if stage in ("predict", "audit_seams"):
+            peak += models_memory(self._parameters(job, known), models_of(job))
         at_once = 1 if stage in ONE_BY_ONE else max(1, min(THREADS, len(known)))
         works = (self._work(stage, size, job.get("experiment"), at_once) for size in set(known))
         return peak + at_once * max(works, default=0.0)
@@ -345,4 +341,5 @@ def _store(stage: str, size: Size, target: str, storage: tuple[int, int | str, i
         joined = (shard >> level) % chunk == 0 if level else many
         return shard * (COARSE if joined else 1)
 
-    return disk(stored(stage, size, target), smallest=smallest, edge=edge)
+    arrays = stored(stage, size, target, chunk=chunk)
+    return disk(arrays, smallest=smallest, edge=edge)

@@ -254,7 +254,7 @@ class Task:
             halo=(0, halo, halo),
             align=(1, step, step),
             located=True,
-            ledger=construction.ledger("0"),
+            ledger=construction.ledger("probabilities"),
             workers=self._blocks_at_once(block, workers),
             select=select,
         )

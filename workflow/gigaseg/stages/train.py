@@ -23,12 +23,14 @@ from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..loading import load_model
 from ..manifests import write_atomically, write_manifest
-from ..models import FORMAT
+from ..models import FORMAT, spacings_of
 from ..networks import count_parameters
+from ..pace import Pace
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
 from ..runtime import Runtime, choose_runtime, keep_freed_memory, repeatable
 from ..sampling import TileSource, load_within
+from ..scales import check_start
 from ..sizing import choose_sizes
 from ..training import fit, initialise, take_steps
 from ..unet import Architecture, Network
@@ -80,8 +82,8 @@ def run(
     ------
     ValueError
         If the tile does not fit the network, ``auto`` finds none that fits the memory, no training
-        sample is left, a class has no voxel, the samples differ in their number of channels, or a
-        GPU that is asked for is missing.
+        sample is left, a class has no voxel, the samples differ in their number of channels or too
+        much in spacing, or a GPU that is asked for is missing.
     RuntimeError
         If the device has too little memory, or another process of the training failed.
     FloatingPointError
@@ -134,7 +136,8 @@ def _settle_sizes(settings: Mapping[str, Any], lesson: Lesson) -> dict[str, Any]
 def _fingerprint(lesson: Lesson, settings: Mapping[str, Any], code: str) -> dict[str, Any]:
     keys = ("target", "network", "training", "intensity")
     decisive = {key: settings[key] for key in keys}
-    unimportant = ("checkpoint_every",)  # only for how much a kill costs
+    # How much a kill costs, and what is refused.
+    unimportant = ("checkpoint_every", "spacing_tolerance")
     decisive["training"] = {k: v for k, v in settings["training"].items() if k not in unimportant}
     return fingerprint(
         code=code,
@@ -182,9 +185,14 @@ def _train(
     told = {**job, "settings": {**settings, "training": task.training}}
     before = len(progress.rows) if progress else 0
     write = _recorder(construction.path / "metrics.csv", task.training, before)
+    pace = Pace("", task.training["steps"], "steps", done=progress.step if progress else 0)
     with companions(place, FOLLOWER, told):
         best, last = fit(
-            *task.arguments, write, progress=progress, keep=checkpoints.write, place=place
+            *(*task.arguments, write),
+            progress=progress,
+            keep=checkpoints.write,
+            advance=pace.advance,
+            place=place,
         )
     return {
         "format": FORMAT,
@@ -282,19 +290,34 @@ def _prepare(
         validation = ValidationBatches(held_out, VALIDATION_TILES)
     network = initialise(architecture, training["seed"])
     if job["start"] is not None:
-        network.load_state_dict(load_start(Path(job["start"]), architecture).state_dict())
+        start = load_start(Path(job["start"]), architecture, lesson, training["spacing_tolerance"])
+        network.load_state_dict(start.state_dict())
     return _Task(lesson, settings["target"], training, class_weights, network, batches, validation)
 
 
-def load_start(model_json: Path, architecture: Architecture) -> Network:
+def load_start(
+    model_json: Path, architecture: Architecture, lesson: Lesson, tolerance: float
+) -> Network:
     """Load the network that a training starts from.
+
+    Parameters
+    ----------
+    model_json : Path
+    architecture : Architecture
+        Of the network to be trained.
+    lesson : Lesson
+        What it is trained on.
+    tolerance : float
+        See `gigaseg.scales.check_start`.
 
     Raises
     ------
     ValueError
-        If its file is at fault, or it is of another architecture.
+        If its file is at fault, it is of another architecture, or has learned objects of another
+        size.
     """
-    network, _ = load_model(model_json)
+    network, metadata = load_model(model_json)
+    check_start(lesson.spacing_of, spacings_of(metadata), tolerance)
     own = network.architecture
     if replace(own, dropout=architecture.dropout) != architecture:
         raise ValueError(

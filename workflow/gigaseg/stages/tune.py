@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from math import gcd
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from ..cuts import PLANE_SIDE, VOLUME_SIDE, Cut, Work, label_dtype
+from ..disk import telling
 from ..fingerprints import digest, fingerprint
 from ..grids import combinations
 from ..instances import Splitting
 from ..labels import Contingency, contingency
 from ..lease import Lease
 from ..manifests import write_atomically, write_manifest
+from ..planes import boundary_maps
 from ..splitting import split_volume
 from ..tuning import Aim, Counts, choose, drop_small
 from ..volumes import Volume, create_array, open_volume
@@ -71,7 +74,7 @@ def run(
     trials = combinations(tune["grid"])
     for values in trials:
         Splitting(**settings["instances"] | values)
-    aim = Aim(tune["metric"], tuple(tune["iou_thresholds"]), tune["iou_match"])
+    aim = _aim(tune)
     images, predictions = _read_lots(convert), _read_lots(predict)
     at_once, workers = share_threads(threads, len(rows))
     counted: dict[Name, list[Counts]] = {}
@@ -107,6 +110,9 @@ def count_trials(
 ) -> list[Counts]:
     """Segment one sample once per combination, and count what the metric needs.
 
+    A metric of the map needs no instances: each plane is cut at the threshold of the combination,
+    as evaluate cuts it.
+
     Parameters
     ----------
     truth, probabilities : Volume
@@ -128,15 +134,43 @@ def count_trials(
     list of Counts
         One per combination, in order.
     """
+    whole: list[dict[str, Any]] = [{**settings["instances"], **values} for values in trials]
+    if aim.of_map:
+        return _count_maps(truth, probabilities, whole, aim, folder=folder, workers=workers)
     counts = []
     bench = _Bench.of(truth, probabilities, objects, folder, workers)
-    whole: list[dict[str, Any]] = [{**settings["instances"], **values} for values in trials]
     for flooded, group in groupby(whole, _of_any_size):
         tables = bench.compare(Splitting(**flooded), settings["target"])
         for one in group:
             large = (drop_small(table, one["minimum_size"]) for table in tables)
             counts.append(aim.count(large, truth.attributes.get("ignored")))
     return counts
+
+
+def _count_maps(
+    truth: Volume,
+    probabilities: Volume,
+    trials: Sequence[Mapping[str, Any]],
+    aim: Aim,
+    *,
+    folder: Path,
+    workers: int,
+) -> list[Counts]:
+    """Count, per combination, what a metric of the map needs, over all planes."""
+    thresholds = [trial["threshold"] for trial in trials]
+    folder.mkdir(parents=True)
+    with telling(folder), ThreadPoolExecutor(workers) as pool:
+        planes = [
+            list(pool.map(partial(aim.count_map, plane), thresholds))
+            for _, plane in boundary_maps(truth, probabilities, folder)
+        ]
+    return [aim.add(parts) for parts in zip(*planes, strict=True)]
+
+
+def _aim(tune: Mapping[str, Any]) -> Aim:
+    """Take what is aimed at from the settings."""
+    iou = tuple(tune["iou_thresholds"])
+    return Aim(tune["metric"], iou, tune["iou_match"], tune["warping_radius"])
 
 
 def _of_any_size(instances: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,7 +303,7 @@ def _write(
     stamped: Mapping[str, str],
 ) -> None:
     """Write the table, then the manifest."""
-    best = choose(scores)
+    best = choose(scores, _aim(told["tune"]).pick)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow([*trials[0], told["tune"]["metric"], "chosen"])

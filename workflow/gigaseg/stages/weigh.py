@@ -1,7 +1,6 @@
 """Weigh: instance labels in, the training target and its separation weights out."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import numpy as np
 
 from ..blockwise import map_blocks
 from ..fingerprints import digest, fingerprint
-from ..geometry import blocks
+from ..inventory import take_inventory
 from ..ledger import Construction
-from ..tally import KINDS, count_chunks
 from ..volumes import Volume, commit_arrays, create_array, open_arrays, open_volume, shard_extent
 from ..weights import (
     BACKGROUND,
@@ -157,7 +155,9 @@ def _fill(
         workers=workers,
     )
     block = (depth, storage["shard"], storage["shard"])
-    tally = tally_chunks(target, separations, target.chunks, block)
+    tally, summary = take_inventory(
+        truth.array, target, separations, chunk=target.chunks, block=block
+    )
     create_array(store, "tally", tally.shape, tally.dtype, storage=TALLY_STORAGE)[...] = tally
     attributes = {
         **construction.fingerprint,
@@ -169,7 +169,7 @@ def _fill(
         "axes": "zyx",
         "shape": truth.shape,
         "spacing": truth.spacing,
-        **summarise(truth.array, target, block),
+        **summary,
     }
     commit_arrays(store, attributes)
 
@@ -220,87 +220,6 @@ def block_function(
         return target, weight
 
     return of_block
-
-
-def tally_chunks(
-    target: Any, separation: Any, chunk: Sequence[int], block: Sequence[int]
-) -> np.ndarray:
-    """Count the voxels of each kind in each chunk of a finished target, block by block.
-
-    Parameters
-    ----------
-    target, separation : array-like, shape (z, y, x)
-        As stored.
-    chunk, block : sequence of int
-        Extents z, y, x of what is counted by itself, and of what is read at once: whole chunks.
-
-    Returns
-    -------
-    ndarray of uint32, shape (KINDS, chunks along z, y, x)
-        See `tally.count_chunks`.
-    """
-    grid = [-(-n // c) for n, c in zip(target.shape, chunk, strict=True)]
-    counts = np.zeros((KINDS, *grid), np.uint32)
-    for window in blocks(target.shape, block):
-        where = tuple(
-            slice(a // c, -(-b // c))
-            for a, b, c in zip(window.start, window.stop, chunk, strict=True)
-        )
-        codes, weights = (np.asarray(array[window.slices]) for array in (target, separation))
-        counts[:, *where] = count_chunks(codes, weights, chunk)
-    return counts
-
-
-def summarise(labels: Any, target: Any, block: Sequence[int]) -> dict[str, Any]:
-    """Count what a finished target holds, block by block.
-
-    Parameters
-    ----------
-    labels, target : array-like, shape (z, y, x)
-        Truth and what became of it.
-    block : sequence of int
-        How much is read at once.
-
-    Returns
-    -------
-    dict
-        ``counts``: voxels of background, interior, boundary, ridge; ``ignored``: voxels that were
-        not annotated; ``vanished``: sorted ids of instances that are ridge and nothing else;
-        ``cross_sections``: the number (``count``) of objects in planes, each plane by itself, and
-        the median ``diameter`` of circles of their area, in px, 0 if there are none.
-
-    Examples
-    --------
-    >>> labels, target = np.array([[[0, 7, 4, 4]]]), np.array([[[0, 3, 3, 1]]], np.uint8)
-    >>> found = summarise(labels, target, (1, 4, 4))
-    >>> found["counts"], found["ignored"], found["vanished"]
-    ([1, 1, 0, 2], 0, [7])
-    >>> found["cross_sections"]
-    {'count': 2, 'diameter': 1.38...}
-    """
-    counts = np.zeros(256, np.int64)
-    areas: Counter[tuple[int, int]] = Counter()  # by plane and id
-    left: set[int] = set()
-    for window in blocks(labels.shape, block):
-        ids, codes = np.asarray(labels[window.slices]), np.asarray(target[window.slices])
-        counts += np.bincount(codes.ravel(), minlength=256)
-        for z, plane in enumerate(np.where(codes == IGNORED, 0, ids), window.start[0]):
-            found, pixels = (column.tolist() for column in np.unique(plane, return_counts=True))
-            areas.update({(z, i): n for i, n in zip(found, pixels, strict=True) if i})
-        left.update(np.unique(ids[(codes != RIDGE) & (codes != BACKGROUND)]).tolist())
-    return {
-        "counts": counts[: RIDGE + 1].tolist(),
-        "ignored": int(counts[IGNORED]),
-        "vanished": sorted({i for _, i in areas} - left),
-        "cross_sections": _diameters(list(areas.values())),
-    }
-
-
-def _diameters(areas: Sequence[int]) -> dict[str, int | float]:
-    """Return the number of areas, and the median diameter of circles that have them."""
-    if not areas:
-        return {"count": 0, "diameter": 0.0}
-    return {"count": len(areas), "diameter": float(2 * np.sqrt(np.median(areas) / np.pi))}
 
 
 def _warn(sample: str, facts: Mapping[str, Any]) -> None:
