@@ -17,11 +17,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gigaseg.patches import TrainingBatches
 from gigaseg.phantoms import draw
 from gigaseg.runtime import keep_freed_memory
+from gigaseg.sampling import Sample, TileSource
+from gigaseg.training import initialise, take_steps
+from gigaseg.unet import Architecture
+from gigaseg.volumes import create_array
+from gigaseg.weights import encode_target, separation
 
 ROWS = pytest.StashKey[list]()
 FILE = Path(".benchmarks", "ratios.json")
+STORAGE = {"chunk": 256, "shard": 1024}
 
 
 @dataclass
@@ -125,6 +132,71 @@ def nuclei():
 def membranes():
     """Return a function that gives the map of cells, False on membranes, of a side in px."""
     return lambda side: drawn("membranes", side)[1] > 0
+
+
+class Cached(TrainingBatches):
+    """Reads the first batch once, and renders it anew in every step."""
+
+    def _read(self, renderer, step):
+        del step
+        if not hasattr(self, "read"):
+            self.read = super()._read(renderer, 0)
+        return self.read
+
+
+@dataclass
+class Loop:
+    """The loop of training on one sample, without validation."""
+
+    sample: Sample
+    architecture: Architecture
+    settings: dict[str, Any]
+
+    def batches(self, *, cached: bool = False) -> TrainingBatches:
+        """Return the batches of all steps; `cached` reads but one."""
+        source = TileSource(
+            [self.sample],
+            self.architecture.geometry,
+            self.settings["tile"],
+            target="foreground",
+            class_weights=[0.7, 2.0],
+        )
+        wishes = {key: self.settings[key] for key in ("steps", "batch", "seed", "augmentation")}
+        workers = 8 if self.settings["device"] == "cuda" else 1
+        return (Cached if cached else TrainingBatches)(source, workers=workers, **wishes)
+
+    def learn(self, *, cached: bool = False) -> int:
+        """Take all steps, and return how many."""
+        network, batches = initialise(self.architecture, 1), self.batches(cached=cached)
+        settings = {**self.settings, "validate_every": 10**9, "checkpoint_every": 10**9}
+        return take_steps(network, settings, batches, None, lambda _: None).step
+
+
+@pytest.fixture
+def loop():
+    """Return the class of a training loop."""
+    return Loop
+
+
+@pytest.fixture
+def weighed(nuclei, tmp_path):
+    """Return a function that stores nuclei as convert and weigh do, as train reads them."""
+
+    def store(side: int) -> Sample:
+        image, labels = nuclei(side)
+        data = {
+            "image": image[None, None],
+            "target": encode_target(labels, boundary_width=2)[None],
+            "separation": separation(labels, w0=10, sigma=5)[None],
+        }
+        arrays = []
+        for name, array in data.items():
+            arrays.append(create_array(tmp_path, name, array.shape, array.dtype, storage=STORAGE))
+            arrays[-1][...] = array
+        low, stretch = np.full((1, 1), image.min()), np.full((1, 1), 1 / np.ptp(image))
+        return Sample("d/a", *arrays, low.astype(np.float32), stretch.astype(np.float32))
+
+    return store
 
 
 def pytest_configure(config):

@@ -286,6 +286,30 @@ def test_memory_follows_the_block_and_not_the_plane(name):
     assert large + LIBRARIES[name] < 2500 * MB
 
 
+def test_tuning_by_the_map_takes_what_maps_take():
+    wide = replace(PLANE, shape=(1, 1, 2**15, 2**15))
+    tune = {"metric": "v_rand"}
+    by_map, by_instances = (
+        sample_memory("tune", wide, {**EXPERIMENT, "instances": {"tune": chosen}}, 1024, 2)
+        for chosen in (tune, {"metric": "ap"})
+    )
+    assert by_map == memory.map_memory(wide, 2) > by_instances
+    assert by_instances == sample_memory("split", wide, EXPERIMENT, 1024, 2)
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("metric", "files"), [("splits_and_mergers", 2), ("v_rand", 0)])
+def test_tuning_by_warping_keeps_mismatches_on_disk_for_a_moment(told, metric, files):
+    convert_samples(told, (1, 1, 20_000, 20_000))
+    instances = {"tune": {"metric": metric, "grid": {"threshold": [0.3, 0.5]}}}
+    told["config"]["experiments"]["e"]["instances"] = instances
+    told["jobs"].append(job("tune", Path(told["config"]["results"]) / "t.json", ["d/a.tif"]))
+    told["jobs"][-1]["experiment"] = "e"
+    need = stage.look_ahead(told, local=False)[0].stages["tune"]
+    assert need.passing == files * 4 * 20_000.0**2
+    assert need.disk == 0
+
+
 def test_blocks_are_bounded_as_the_stages_bound_them():
     assert sources.BLOCK_BYTES == memory.BLOCK_BYTES
     assert sources.BYTES_AT_ONCE == memory.BYTES_AT_ONCE
@@ -747,5 +771,5 @@ def test_the_rules_ask_for_the_memory_that_the_default_run_takes(monkeypatch, tm
     texts = "".join(path.read_text() for path in (root / "workflow" / "rules").glob("*.smk"))
     for name, need in outlook.stages.items():
         if name != "phantom":
-            asked = re.search(rf"^rule {name}:.*?mem_mb=(\d+)", texts, re.MULTILINE | re.DOTALL)
+            asked = re.search(rf"^rule {name}:.*?asks\((\d+)", texts, re.MULTILINE | re.DOTALL)
             assert need.memory <= int(asked[1]) * MB, name

@@ -23,7 +23,8 @@ experiments:
 
 storage: {chunk: 32, shard: 64, smallest_level: 64}
 network: {depth: 1, width: 2, dropout: 0.0}
-training: {steps: 5, tile: 44, validate_every: 5, warmup_steps: 0, threads: 1, device: cpu}
+training: {steps: 5, tile: 44, validate_every: 5, warmup_steps: 0, threads: 1, device: cpu,
+  checkpoint_every: 1}
 prediction: {tile: 48, device: cpu}
 instances: {threshold: 0.5}
 evaluation: {iou_thresholds: [0.5], thresholds: [0.5], warping_radius: 2}

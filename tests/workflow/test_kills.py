@@ -19,8 +19,10 @@ import pytest
 
 # Loaded by every Python process at its start. KILL names a job's script, an event and its number:
 #   block k      the k-th finished block is written, and not yet in the ledger
-#   commit       all is written but the root zarr.json of a store
-#   committed    the root zarr.json is there
+#   torn k       the tensors of the k-th checkpoint of a training are there, its description is not
+#   checkpoint k the k-th checkpoint is there
+#   commit       all is written but the root zarr.json of a store, or model.json of a training
+#   committed    the root zarr.json, or model.json, is there
 #   manifest     all stores are finished, the manifest is not there
 #   done         the manifest is there, the job has not ended
 #   bookkeeping  the job has ended, Snakemake has not noted it
@@ -31,7 +33,7 @@ import os, re, signal, sys, time
 
 job, event, number = os.environ["KILL"].split()
 mine = sys.orig_argv[-1].endswith(f".{job}.py")
-manifest = re.compile(rf"/{job}/[^.]*\\.json$")
+manifest = re.compile(rf"/{job}/(?!.*/checkpoints/|.*/model\\.json)[^.]*\\.json$")
 seen, armed = 0, False
 
 def kill():
@@ -66,10 +68,16 @@ def watch(name, arguments):
         if event in ("block", "term", "orphan"):
             kill()
     elif name == "os.rename":
-        root = path.endswith(".zarr/zarr.json")
-        if (event == "commit" and root) or (event == "manifest" and manifest.search(path)):
+        here = {
+            "root": path.endswith((".zarr/zarr.json", "/model.json")),
+            "manifest": bool(manifest.search(path)),
+            "checkpoint": "/checkpoints/" in path and path.endswith(".json"),
+        }
+        before = {"commit": "root", "torn": "checkpoint", "manifest": "manifest"}
+        if event in before and here[before[event]]:
             kill()
-        armed = (event == "committed" and root) or (event == "done" and bool(manifest.search(path)))
+        after = {"committed": "root", "done": "manifest", "checkpoint": "checkpoint"}
+        armed = event in after and here[after[event]]
 
 def outputs():
     for folder, folders, files in os.walk("results/" + job):
@@ -164,6 +172,53 @@ def test_a_run_killed_at_an_event_is_continued(run, finished, expected, tmp_path
     killed = snakemake(run, tmp_path, f"{stage}_all", kill=f"{stage} {event}")
     assert killed.wait() == -signal.SIGKILL
     check(run, stage, expected, finished)
+
+
+TRAINING = {
+    "checkpoint 2": [2],
+    "checkpoint 5": [5],
+    "torn 1": [],
+    "torn 3": [2],
+    "commit 1": [5],
+    "committed 1": [],
+    "manifest 1": [],
+    "done 1": [],
+    "bookkeeping 1": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "resumed"),
+    [
+        pytest.param(
+            *case, id=case[0], marks=[] if case[0] == "checkpoint 2" else pytest.mark.heavy
+        )
+        for case in TRAINING.items()
+    ],
+)
+def test_a_training_killed_at_an_event_is_continued(run, expected, tmp_path, event, resumed):
+    """`resumed` are the steps after which it goes on: not one is taken twice that was kept."""
+    folder = run.folder / "results" / "train"
+    shutil.rmtree(folder)
+    killed = snakemake(run, tmp_path, "train_all", kill=f"train {event}")
+    assert killed.wait() == -signal.SIGKILL
+    done = run.snakemake("train_all")
+    assert done.returncode == 0, done.stdout
+    (file,) = folder.rglob("attempts.jsonl")
+    notes = map(json.loads, file.read_text().splitlines())
+    assert [n["resumed_after_step"] for n in notes if "resumed_after_step" in n] == resumed
+    assert not [*folder.rglob("checkpoints")]
+    found = content(run)
+    assert found.keys() == expected.keys()
+    changed = {name for name in found if found[name] != expected[name]}
+    timed = "train/tiny/fold-0/depths.csv"  # whose last column are seconds
+    assert changed <= {timed}
+    first, second = (
+        [line.rpartition(b",")[0] for line in files[timed].splitlines()]
+        for files in (found, expected)
+    )
+    assert first == second
+    assert run.pending() == {}
 
 
 @pytest.mark.heavy

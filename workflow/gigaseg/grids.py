@@ -27,6 +27,18 @@ def grid_of(instances: Mapping[str, Any]) -> dict[str, Sequence[float]]:
     return listed(instances["tune"]["grid"]) if instances["tune"] else {}
 
 
+def map_metric_of(instances: Mapping[str, Any]) -> str | None:
+    """Return the metric of the map by which instances are tuned; None if it is another, or none.
+
+    Examples
+    --------
+    >>> map_metric_of({"tune": {"metric": "v_rand"}}), map_metric_of({"tune": {"metric": "ap"}})
+    ('v_rand', None)
+    """
+    metric = (instances.get("tune") or {}).get("metric")
+    return metric if metric in MAP_METRICS else None
+
+
 def listed(grid: Grid) -> dict[str, Sequence[float]]:
     """Return what is tuned, in the order of `KEYS`: a key that is null keeps its own value.
 
@@ -89,8 +101,8 @@ def complaints(instances: Mapping[str, Any], grid: Grid) -> Iterator[tuple[str, 
 
 def _complain_of_map(instances: Mapping[str, Any], grid: Grid) -> Iterator[tuple[str, str]]:
     """Say where a metric of the map would not judge the instances that are made."""
-    metric = (instances.get("tune") or {}).get("metric")
-    if metric not in MAP_METRICS or not listed(grid):
+    metric = map_metric_of(instances)
+    if metric is None or not listed(grid):
         return
     if (method := instances.get("method")) != "components":
         text = f"{metric} is of the map, whose cells are no instances of method {method}"

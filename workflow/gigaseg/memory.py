@@ -10,6 +10,7 @@ from typing import Any
 
 from .forecast import Size
 from .geometry import UNetGeometry
+from .grids import map_metric_of
 from .phantoms import LARGEST_FIELD
 from .sizing import DEEPEST, deepest_within, training_bytes
 from .tiling import choose_tile, tile_memory_gb
@@ -154,6 +155,8 @@ def sample_memory(
             return threads * each
         case "audit_seams":
             return prediction_memory(size, settings["network"], settings["prediction"], 0)
+        case "tune" if map_metric_of(settings["instances"]):
+            return map_memory(size, threads)
         case "tune" | "split":  # evidence, levels, order, sets, fragments of a block; labels
             flat = size.objects == "plane"
             flooded = min(problem, SPLIT_SIDE**2 if flat else FLOOD_VOXELS)

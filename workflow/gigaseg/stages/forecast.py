@@ -13,6 +13,7 @@ from typing import Any
 from ..allocations import allocation
 from ..classes import NAMES
 from ..forecast import Need, Size, checkpoints, disk, duration, pictures, rates, stored, total
+from ..grids import map_metric_of
 from ..manifests import read_manifest, write_manifest
 from ..memory import (
     LESSON,
@@ -222,6 +223,9 @@ class _Forecast:
             return Need(disk=2 * 4 * count, passing=passing, files=MODEL)
         if stage == "phantom":
             return Need(disk=RAW * sum(size.voxels for size in known), files=2 * len(known))
+        if stage == "tune" and map_metric_of(settings["instances"]) == "splits_and_mergers":
+            files = (mismatch_files(size, THREADS) for size in known)
+            return Need(passing=max(files, default=0.0))
         if stage == "evaluate":
             at_once = min(THREADS, len(settings["evaluation"]["thresholds"]))
             return Need(disk=max((mismatch_files(size, at_once) for size in known), default=0.0))
