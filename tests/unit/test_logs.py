@@ -47,6 +47,20 @@ def test_the_log_begins_with_the_place(job):
     assert f"INFO gigaseg.logs: convert 100%-0000 on {socket.gethostname()}\n" in log
 
 
+def test_two_jobs_that_write_one_log_leave_no_holes(job):
+    _, _, log = job(
+        "logging.getLogger('gigaseg.stages').info('early')",
+        "root = logging.getLogger()",
+        "first = root.handlers[-1]",
+        "logs.start(first.baseFilename, 'convert 100%-0000')",
+        "root.addHandler(first)",
+        "logging.getLogger('gigaseg.stages').info('late')",
+    )
+    assert "\0" not in log
+    assert "early" not in log
+    assert log.count("INFO gigaseg.stages: late\n") == 2
+
+
 def test_how_far_the_work_is_is_the_essence_too(job):
     _, shown, log = job(
         "from gigaseg.pace import Pace",

@@ -129,7 +129,7 @@ def test_workers_end_when_their_job_is_killed(tmp_path, request, slurm):
 
 
 def test_a_job_that_lost_all_workers_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "ALONE", 1)
+    monkeypatch.setattr(workers, "DESERTED", 1)
     monkeypatch.setattr(cluster, "LOADED", cluster._digest_sources())
 
     def die(number):
@@ -139,7 +139,7 @@ def test_a_job_that_lost_all_workers_ends(tmp_path, monkeypatch):
 
     with (
         hire(wanted(), **job(tmp_path)) as address,
-        pytest.raises(RuntimeError, match=r"Dask workers .* were lost"),
+        pytest.raises(RuntimeError, match=r"Dask workers .* were lost or stuck"),
     ):
         list(cluster.run_on_cluster(address, die, [(3,), (4,)]))
 

@@ -78,8 +78,8 @@ def run_on_cluster(
                 yield futures[future], future.result()
         except (KilledWorker, NoWorkerError) as problem:
             raise RuntimeError(
-                f"the Dask workers at {scheduler} were lost, most often for too little memory: "
-                f"give each more, or use fewer ({problem})"
+                f"the Dask workers at {scheduler} were lost or stuck, most often for too little "
+                f"memory: give each more, or use fewer ({problem})"
             ) from problem
         finally:
             client.cancel(list(futures))

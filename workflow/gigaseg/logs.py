@@ -78,7 +78,9 @@ def start(
     sys.excepthook = _Ending(path, attempt)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, mode="w", encoding="utf-8")
+        path.write_bytes(b"")
+        # An earlier job that outlived its Snakemake may still write here: each at the end.
+        file = logging.FileHandler(path, mode="a", encoding="utf-8")
         if before is None:
             attempt.begin()
     file.setFormatter(logging.Formatter(DETAILED))

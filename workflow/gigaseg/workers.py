@@ -17,10 +17,11 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = (
-    120.0  # seconds in which all workers must have begun: they read Python from a shared disk
-)
-ALONE = 60  # seconds without scheduler after which a worker ends, and without workers a job
+PATIENCE = 120.0  # seconds for all workers to begin: they read Python from a shared disk
+ALONE = 60  # seconds for which a worker looks for its scheduler before it ends
+# Seconds without a worker that takes blocks after which a job fails. None does while all are short
+# of memory, until a block in hand is done.
+DESERTED = 600
 COURTESY = 10.0  # seconds in which workers that are told to end may do so
 LEAST = 500  # MB: what a worker takes before it has read a block, twice
 OWN = 500  # MB of a job that are left to the process that schedules
@@ -156,7 +157,7 @@ def _schedule(interface: str | None, *, alone: bool) -> Iterator[Any]:
 
     host = None if interface else "127.0.0.1" if alone else "0.0.0.0"
     # Otherwise a job whose workers are all lost would wait for ever.
-    patience = {"distributed.scheduler.no-workers-timeout": f"{ALONE}s"}
+    patience = {"distributed.scheduler.no-workers-timeout": f"{DESERTED}s"}
     with (
         dask.config.set(patience),
         LocalCluster(
