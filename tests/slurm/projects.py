@@ -178,6 +178,7 @@ class Project:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_heed_interrupts,
             )
         self.calls.append(Call(process, console))
         return self.calls[-1]
@@ -206,6 +207,11 @@ class Project:
         """Return the log of a job, empty if it has not begun."""
         log = self.folder / "results" / "logs" / f"{path}.log"
         return log.read_text() if log.exists() else ""
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in the background, so that Ctrl-C works there, too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], object], call: Call | None = None) -> None:
