@@ -93,8 +93,8 @@ EVENTS = ("commit", "committed", "manifest", "done", "bookkeeping")
 NOT_RESULTS = {".gigaseg", "logs", "benchmarks", ".lock"}
 
 
-def snakemake(run, tmp_path, target, kill=None):
-    """Start a plain call of Snakemake, to be killed at an event."""
+def snakemake(run, tmp_path, target, *arguments, kill=None):
+    """Start a call of Snakemake, to be killed at an event."""
     (tmp_path / "killer").mkdir(exist_ok=True)
     (tmp_path / "killer" / "sitecustomize.py").write_text(KILLER)
     added = {"KILL": kill, "PYTHONPATH": str(tmp_path / "killer")} if kill else {}
@@ -102,7 +102,7 @@ def snakemake(run, tmp_path, target, kill=None):
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "snakemake", "-s", str(run.checkout / "Snakefile")),
-                *("--cores", "2", target, "--configfile", "tiny.yaml"),
+                *("--cores", "2", target, *arguments, "--configfile", "tiny.yaml"),
             ],
             cwd=run.folder,
             env={**os.environ, "WITNESS": os.devnull, "OMP_NUM_THREADS": "1", **added},
@@ -251,6 +251,24 @@ def test_a_job_told_to_stop_fails_and_is_continued(run, finished, expected, tmp_
     notes = [*(run.folder / "results" / stage).rglob("attempts.jsonl")]
     ends = [json.loads(file.read_text().splitlines()[-1]) for file in notes]
     assert "terminated by SIGTERM" in {end.get("outcome") for end in ends}
+    check(run, stage, expected, finished)
+
+
+def test_predictions_cut_again_and_again_end_by_their_retries(run, finished, expected, tmp_path):
+    """As on a cluster whose time limit is a third of what a job takes: nobody calls twice."""
+    stage = "predict"
+    shutil.rmtree(run.folder / "results" / stage)
+    shutil.rmtree(run.folder / "results" / "logs" / stage)
+    cut = snakemake(run, tmp_path, "predict_all", "--retries", "8", kill="predict term 3")
+    assert cut.wait() == 0, (run.folder / "killed.txt").read_text()
+    lots = sorted((run.folder / "results/logs/predict").rglob("*.attempts.jsonl"))
+    assert len(lots) == 2
+    for file in lots:
+        ends = [n for n in map(json.loads, file.read_text().splitlines()) if n["event"] == "end"]
+        *others, last = (end["outcome"] for end in ends)
+        assert last == "done"
+        assert len(others) >= 2
+        assert {*others} == {"terminated by SIGTERM"}
     check(run, stage, expected, finished)
 
 
