@@ -130,6 +130,8 @@ def dies_at_rename(number):
 class Books:
     """A ledger in memory."""
 
+    title = "image"
+
     def __init__(self):
         self.checksums = {}
 

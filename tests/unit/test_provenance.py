@@ -170,7 +170,7 @@ def append(path: Path, text: str):
         ("stages/tune.py", {"tune"}),
         ("weights.py", {"weigh", "train", "evaluate"}),
         # The report compares experiments by scores of resampled counts.
-        ("warping.py", {"evaluate", "tabulate", "report"}),
+        ("warping.py", {"tune", "evaluate", "tabulate", "report"}),
         ("uncertainty.py", {"tabulate", "report"}),
         ("baseline.py", {"report"}),
         ("stages/split.py", {"split"}),

@@ -90,11 +90,16 @@ def curve(model: Path) -> np.ndarray:
     return np.genfromtxt(model / "metrics.csv", delimiter=",", skip_header=1)
 
 
+def said(done: subprocess.CompletedProcess) -> list[str]:
+    """Return what a job wrote to the console, but not how far it is: slow machines are told."""
+    return [line for line in done.stderr.splitlines() if " steps" not in line]
+
+
 def test_two_processes_learn_what_one_learns(
     root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     done = job(root, 2)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, said(done)) == (0, [])
     one = tmp_path_factory.mktemp("one")
     weigh = write_lot(one, [write_sample(one, name) for name in "abc"])
     together, alone = root / "train" / "fold-0", run(weigh, training=TRAINING)
@@ -131,7 +136,7 @@ def test_processes_on_two_nodes_are_started_by_slurm(root: Path) -> None:
     # This machine stands for both: it need not find itself by its name.
     here = "import socket; socket.gethostname = lambda: '127.0.0.1'"
     done = job(root, 2, nodes=2, preparation=here, steps=2)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, said(done)) == (0, [])
     assert json.loads((root / "train" / "fold-0" / "model.json").read_text())["device"] == "cpu"
 
 

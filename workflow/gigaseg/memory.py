@@ -18,7 +18,7 @@ from .tiling import choose_tile, tile_memory_gb
 MB = 1e6
 #: What the libraries of a stage and its small things take in bytes, with two threads.
 LIBRARIES = {
-    "phantom": 150 * MB, "fetch": 150 * MB, "convert": 300 * MB, "weigh": 320 * MB,
+    "phantom": 150 * MB, "fetch": 150 * MB, "convert": 300 * MB, "weigh": 360 * MB,
     "train": 700 * MB, "predict": 500 * MB, "tune": 450 * MB, "split": 450 * MB,
     "evaluate": 400 * MB, "audit_seams": 450 * MB, "view": 300 * MB,
 }  # fmt: skip
