@@ -49,7 +49,7 @@ def plan(folder: Path, profile: str) -> tuple[str, float, float]:
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    (jobs,) = re.findall(r"^total +(\d+)$", done.stdout, re.MULTILINE)
+    jobs = re.findall(r"^total +(\d+)$", done.stdout, re.MULTILINE)[0]  # of two tables
     seconds, kilobytes = done.stdout.splitlines()[-1].split()
     return jobs, float(seconds), float(kilobytes) / 1024
 
