@@ -20,6 +20,17 @@ keeper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True
 time.sleep(600)
 """
 
+# Tells by a file beside it that it is deaf to SIGTERM, then starts what it is given and stays.
+DEAF = """
+import pathlib, signal, subprocess, sys, time
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path(__file__).with_name(sys.argv[1]).touch()
+if sys.argv[2:]:
+    subprocess.run(sys.argv[2:])
+time.sleep(600)
+"""
+
 
 def keep(folder: Path, path: str) -> str:
     """Return the problem of a cluster that cannot start."""
@@ -47,6 +58,32 @@ def test_it_tells_what_a_daemon_said_that_does_not_start(tmp_path):
         program.chmod(0o755)
     problem = keep(tmp_path / "cluster", path=f"{tmp_path}:/usr/bin:/bin")
     assert problem == "munged ends: no place for me\n"
+
+
+@pytest.mark.slurm
+def test_nothing_is_left_of_a_cancelled_job_that_does_not_heed(cluster, tmp_path):
+    deaf = tmp_path / "deaf.py"
+    deaf.write_text(DEAF)
+    # As Snakemake in a job: the shell ends at SIGTERM, its child does not, nor does the step.
+    inner = f"srun -n1 {sys.executable} {deaf} step"
+    outer = f"{sys.executable} {deaf} batch {inner}; true"
+    job = cluster.call("sbatch", "--parsable", "--output=/dev/null", f"--wrap={outer}")
+
+    def marks():
+        lines = (Path("/proc", str(p), "cmdline") for p in cluster.processes())
+        return [x for x in (read(line).split(b"\0") for line in lines) if str(deaf).encode() in x]
+
+    wait_until(lambda: {(tmp_path / name).exists() for name in ("batch", "step")} == {True})
+    assert marks()
+    cluster.call("scancel", job)
+    wait_until(lambda: not marks())
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # gone
 
 
 @pytest.mark.slurm

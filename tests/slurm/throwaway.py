@@ -33,7 +33,8 @@ PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 PATIENCE = 30.0  # seconds for a daemon to start, or to stop
 
 # CPUs and memory are declared, not there: jobs of the tests need little of what they ask for. One
-# that takes more memory than it asked for is killed, as on clusters.
+# that takes more memory than it asked for is killed, as on clusters. Jobs are told by their process
+# groups, as linuxproc loses sight of what outlives its parent: a Snakemake that ignores SIGTERM.
 CONFIG = """\
 ClusterName=throwaway
 SlurmctldHost={host}(127.0.0.1)
@@ -50,7 +51,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
 SwitchType=switch/none
