@@ -29,6 +29,7 @@ COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 PACKAGES = "slurmctld slurmd slurm-client munge"  # of Debian and Ubuntu
 DEVICES = ("/dev/null", "/dev/zero")  # one for each GPU; SLURM wants device files, and any will do
 MARK = "GIGASEG_TEST_CLUSTER"  # in the environment of all processes that belong to the cluster
+STOP = (signal.SIGINT, signal.SIGTERM)
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 PATIENCE = 30.0  # seconds for a daemon to start, or to stop
 
@@ -234,12 +235,26 @@ def _within(seconds: float, condition) -> bool:
     return True
 
 
+def _keep(signals: int) -> None:
+    """Return when standard input ends or a signal says stop, and bury orphans until then.
+
+    SLURM takes a job for running while its process group is there, be it that of a zombie.
+    """
+    while True:
+        ready, *_ = select.select([sys.stdin, signals], [], [])
+        if sys.stdin in ready or {*STOP} & {*os.read(signals, 4096)}:
+            return
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+
+
 def main(folder: Path) -> None:
     """Run a cluster until standard input ends."""
-    reading, writing = os.pipe()
+    signals, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (*STOP, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     cluster = Cluster(folder)
     try:
@@ -250,7 +265,7 @@ def main(folder: Path) -> None:
             return
         said = {"environment": cluster.environment, "keeper": os.getpid()}
         print(json.dumps(said), flush=True)
-        select.select([sys.stdin, reading], [], [])
+        _keep(signals)
     finally:
         cluster.stop()
 
