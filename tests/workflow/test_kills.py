@@ -267,7 +267,7 @@ def test_predictions_cut_again_and_again_end_by_their_retries(run, finished, exp
         ends = [n for n in map(json.loads, file.read_text().splitlines()) if n["event"] == "end"]
         *others, last = (end["outcome"] for end in ends)
         assert last == "done"
-        assert len(others) >= 2
+        assert len(others) >= 1
         assert {*others} == {"terminated by SIGTERM"}
     check(run, stage, expected, finished)
 
