@@ -10,34 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import throwaway
+import tiny
 
 ROOT = Path(__file__).parents[2]
 
-CONFIG = """\
-samples: samples.tsv
-
-datasets:
-  cells:
-    lot: 2
-    phantom: {kind: nuclei, seed: 1, shape: [1, 96, 96]}
-
-experiments:
-  tiny: {datasets: [cells]}
-
-storage: {chunk: 32, shard: 64, smallest_level: 64}
-network: {depth: 1, width: 2, dropout: 0.0}
-training: {steps: 5, tile: 44, validate_every: 5, warmup_steps: 0, threads: 1, device: cpu}
-prediction: {tile: 48, device: cpu, jobs_per_sample: 2}
-instances: {threshold: 0.5}
-evaluation: {iou_thresholds: [0.5], thresholds: [0.5], warping_radius: 2}
-view: {samples: none}
-"""
-
 # Lot 0 is a and b, lot 1 is c and d; each sample is four blocks.
-SHEET = "sample\tdataset\tsplit\timage\tlabel\n" + "".join(
-    f"{name}\tcells\t{split}\timage/{name}.tif\tlabel/{name}.tif\n"
-    for name, split in zip("abcd", ("train", "validation", "test", "test"), strict=True)
-)
+CONFIG = tiny.CONFIG.replace("prediction: {", "prediction: {jobs_per_sample: 2, ")
+CONFIG += "view: {samples: none}\n"
 
 # Loaded by every Python process at its start. HOLD lists moments, each by its name, the job's rule,
 # a sample and a number n: the job stands still when it has the n-th block of that sample in hand,
@@ -156,7 +135,7 @@ class Project:
         (folder / "hooks").mkdir(parents=True)
         (folder / "hooks" / "sitecustomize.py").write_text(HOOKS)
         (folder / "tiny.yaml").write_text(CONFIG)
-        (folder / "samples.tsv").write_text(SHEET)
+        (folder / "samples.tsv").write_text(tiny.SHEET)
         profile = (ROOT / "profiles" / "slurm" / "config.yaml").read_text()
         for old, new in EDITS.items():
             assert old in profile, f"{old!r} is no longer in the profile"
