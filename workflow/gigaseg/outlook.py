@@ -136,7 +136,7 @@ def brief(outlook: Outlook, machine: Machine) -> str:
     memory = "" if machine.memory is None else f" (of {amount(machine.memory)})"
     return (
         f"Forecast: {amount(need.room)} of disk ({amount(machine.disk)} free), "
-        f"{amount(need.memory)} of memory{memory}, {_time(need)}"
+        f"{amount(need.memory)} of memory{memory}, {_time(need).replace('unknown', 'time unknown')}"
     )
 
 
