@@ -403,7 +403,7 @@ def test_the_start_of_a_run_is_one_line():
     assert line == (
         "Forecast: 5.0 GB of disk (1.0 TB free), 900 MB of memory (of 16.0 GB), 10 min 0 s"
     )
-    assert "of memory, unknown" in brief(
+    assert "of memory, time unknown" in brief(
         Outlook({}, {"split": replace(NEED, seconds=0, unknown=3)}), replace(ROOM, memory=None)
     )
 
