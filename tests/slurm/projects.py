@@ -20,7 +20,8 @@ CONFIG += "view: {samples: none}\n"
 
 # Loaded by every Python process at its start. HOLD lists moments, each by its name, the job's rule,
 # a sample and a number n: the job stands still when it has the n-th block of that sample in hand,
-# written and not yet recorded. It says so in a file, once, and goes on when another is there.
+# written and not yet recorded. It says so in a file, once, and goes on when another is there. A
+# fifth word is how many MB of memory it takes meanwhile.
 #
 # The plugin waits longer after each look at the queue. Here every wait of the calling Snakemake is
 # a second: it does the same, only sooner.
@@ -35,7 +36,7 @@ def watch(event, arguments):
         return
     path = os.fsdecode(arguments[0])
     for moment in moments:
-        name, rule, sample, number = moment
+        name, rule, sample, number, *memory = moment
         if (
             f"/{sample}.ome.zarr/.gigaseg/ledger/" not in path
             or not sys.orig_argv[-1].endswith(f".{rule}.py")
@@ -47,6 +48,7 @@ def watch(event, arguments):
             with open("holding", "w") as file:
                 file.write(os.environ["SLURM_JOB_ID"])
             os.rename("holding", f"held-{name}")
+            taken = [b"x" * (int(mb) << 20) for mb in memory]
             while not os.path.exists(f"go-{name}"):
                 time.sleep(0.01)
 
@@ -72,6 +74,7 @@ class Cluster:
     folder: Path
     environment: dict[str, str]
     keeper: int
+    node: str
 
     def call(self, *command: str) -> str:
         """Return what a command of SLURM prints; it must succeed."""
@@ -90,7 +93,7 @@ class Cluster:
 
     def jobs(self) -> dict[str, dict[str, str]]:
         """Return all jobs, those that have ended too, by their number."""
-        keys = {"state": "%T", "partition": "%P", "gpus": "%b", "start": "%S", "end": "%e"}
+        keys = {"state": "%T", "partition": "%P", "memory": "%m", "start": "%S", "end": "%e"}
         form = "|".join(["%A", *keys.values()])
         lines = self.call("squeue", "--noheader", "--states=all", f"--format={form}").splitlines()
         rows = [line.split("|") for line in lines]

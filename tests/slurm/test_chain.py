@@ -4,9 +4,10 @@ One project lives through five calls of Snakemake, each a fixture that ends wher
 
     killed       the calling Snakemake is killed while its job is running
     timed_out    called again; a part of a prediction reaches its time limit
+    starved      in the same call a job takes more memory than it asked for
     interrupted  the same call is ended by Ctrl-C
     cancelled    called again; a job is cancelled by somebody
-    finished     called again
+    finished     called again; the node breaks down, and comes back
 
 What it leaves is compared with a run that nothing disturbed, on this machine without SLURM.
 """
@@ -61,7 +62,7 @@ def killed(cluster, project, undisturbed):
 @pytest.fixture(scope="module")
 def timed_out(cluster, project, killed):
     del killed  # begun after
-    call = project.submit(hold="part predict_part c 2; split split b 2")
+    call = project.submit(hold="part predict_part c 2; split split b 2; memory split d 1 4000")
     wait_until(lambda: "waiting for" in project.log("convert/cells-0000"), call)
     waiting = project.log("convert/cells-0000")
     project.release("convert")
@@ -76,7 +77,17 @@ def timed_out(cluster, project, killed):
 
 
 @pytest.fixture(scope="module")
-def interrupted(cluster, project, timed_out):
+def starved(project, timed_out):
+    job = project.held("memory", timed_out.call)
+    wait_until(
+        (project.folder / "results/split/tiny/fold-0/cells-0001.json").exists, timed_out.call
+    )
+    return SimpleNamespace(job=job, text=timed_out.call.text)
+
+
+@pytest.fixture(scope="module")
+def interrupted(cluster, project, timed_out, starved):
+    del starved  # begun after
     job = project.held("split", timed_out.call)
     before = cluster.queue()
     timed_out.call.process.send_signal(signal.SIGINT)
@@ -103,9 +114,14 @@ def cancelled(cluster, project, interrupted):
 @pytest.fixture(scope="module")
 def finished(cluster, project, cancelled):
     del cancelled  # begun after
-    call = project.submit()
+    call = project.submit(hold="node split b 1")
+    job = project.held("node", call)
+    cluster.call("scontrol", "update", f"NodeName={cluster.node}", "State=DOWN", "Reason=test")
+    broken = cluster.jobs()[job]
+    cluster.call("scontrol", "update", f"NodeName={cluster.node}", "State=RESUME")
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # else SLURM waits 2 min
     assert call.wait() == 0, call.text
-    return SimpleNamespace(text=call.text, jobs=cluster.jobs())
+    return SimpleNamespace(text=call.text, jobs=cluster.jobs(), job=job, broken=broken)
 
 
 def values(project):
@@ -139,6 +155,11 @@ def recorded(project):
         for file in project.folder.glob("results/**/.gigaseg/ledger/*.jsonl")
         for entry in map(json.loads, file.read_text().splitlines())
     )
+
+
+def megabytes(job):
+    number, unit = re.fullmatch(r"([0-9.]+)([MG])", job["memory"]).groups()
+    return float(number) * {"M": 1, "G": 1024}[unit]
 
 
 def attempts(project, store, part=""):
@@ -217,6 +238,28 @@ def test_a_job_that_reached_its_time_limit_goes_on_by_itself(finished, timed_out
     assert f"SLURM-job '{timed_out.job}' failed, SLURM status is: 'TIMEOUT'" in timed_out.call.text
 
 
+def test_a_job_that_runs_out_of_memory_gets_twice_as_much(finished, starved, project):
+    first = finished.jobs[starved.job]
+    assert first["state"] in ("FAILED", "OUT_OF_MEMORY")  # the second where there are cgroups
+    assert f"SLURM-job '{starved.job}' failed, SLURM status is: '{first['state']}'" in starved.text
+    assert "results/logs/split/tiny/fold-0/cells-0001.log" in starved.text
+    second, _ = PLACE.search(project.log("split/tiny/fold-0/cells-0001")).groups()
+    assert megabytes(finished.jobs[second]) == 2 * megabytes(first)
+    tried = attempts(project, "split/tiny/fold-0/cells/d.ome.zarr")
+    assert [(a["event"], a.get("reason") or a.get("outcome")) for a in tried] == [
+        ("start", "first"),
+        ("start", "resumed"),
+        ("end", "done"),
+    ]
+
+
+def test_a_job_whose_node_breaks_down_is_started_again(finished, project):
+    assert finished.broken["state"] in ("PENDING", "COMPLETING")
+    assert finished.jobs[finished.job]["state"] == "COMPLETED"
+    job, _ = PLACE.search(project.log("split/tiny/fold-0/cells-0000")).groups()
+    assert job == finished.job
+
+
 def test_ctrl_c_cancels_the_jobs(interrupted):
     assert interrupted.job in interrupted.before
     assert interrupted.status == 1
@@ -224,9 +267,9 @@ def test_ctrl_c_cancels_the_jobs(interrupted):
 
 
 def test_no_other_job_failed_or_took_more_memory_than_it_asked_for(
-    finished, killed, timed_out, interrupted, cancelled
+    finished, killed, timed_out, starved, interrupted, cancelled
 ):
-    disturbed = {killed.job, timed_out.job, *interrupted.before, cancelled.job}
+    disturbed = {killed.job, timed_out.job, starved.job, *interrupted.before, cancelled.job}
     others = finished.jobs.keys() - disturbed
     assert {finished.jobs[job]["state"] for job in others} == {"COMPLETED"}
     assert finished.jobs[killed.job]["state"] == "COMPLETED"

@@ -2,9 +2,10 @@
 
     python tests/slurm/throwaway.py FOLDER
 
-prints one line of JSON: what the environment of a command needs (`environment`), or why there is no
-cluster (`problem`). It runs until standard input ends or the process is told to stop; then all jobs
-and daemons are stopped. So it cannot outlive whoever started it, however that ends.
+prints one line of JSON: what the environment of a command needs (`environment`) and the name of the
+`node`, or why there is no cluster (`problem`). It runs until standard input ends or the process is
+told to stop; then all jobs and daemons are stopped. So it cannot outlive whoever started it,
+however that ends.
 
 The node has two GPUs that are none: SLURM hands out their numbers, and that is what is tested.
 """
@@ -263,7 +264,7 @@ def main(folder: Path) -> None:
         except NoClusterError as problem:
             print(json.dumps({"problem": str(problem)}), flush=True)
             return
-        said = {"environment": cluster.environment, "keeper": os.getpid()}
+        said = {"environment": cluster.environment, "keeper": os.getpid(), "node": _host()}
         print(json.dumps(said), flush=True)
         _keep(signals)
     finally:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import zarr
+from gigaseg import pace
 from gigaseg.geometry import UNetGeometry
 from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.manifests import read_manifest, write_manifest
@@ -263,6 +264,16 @@ def test_zero_padding_passes_too(tmp_path):
     project.write_model(network(2, "same"))
     project.predict(tile=80)
     assert project.audit(tile=80)["a"]["status"] == "done"
+
+
+def test_it_tells_how_far_it_is(project, monkeypatch, caplog):
+    project.predict()
+    monkeypatch.setattr(pace, "FIRST", 0)
+    caplog.set_level("INFO")
+    windows = project.audit()["a"]["windows"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "gigaseg.pace"]
+    assert len(lines) == 1 + (windows > 1)
+    assert lines[-1].startswith(f"a, seams: {windows} windows in ")
 
 
 def test_the_report_is_the_same_again_and_names_other_windows_after_another_prediction(project):

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from gigaseg import pace
 from gigaseg.crossed import choose_threshold
 from gigaseg.cuts import Cut
 from gigaseg.fingerprints import canonical_json
@@ -429,3 +430,18 @@ def test_voxels_nobody_annotated_count_in_no_score_that_is_tuned(metric):
     aim = Aim(metric, (0.1,), "at_least")
     assert aim.score(aim.count([contingency(truth, found)], ignored=99)) == expected[metric]
     assert aim.score(aim.count([contingency(truth, found)])) != expected[metric]
+
+
+@pytest.mark.parametrize(
+    ("metric", "grid", "instances", "line"),
+    [
+        ("ap", GRID, {}, "a: 18 combinations in 0 s"),
+        ("v_rand", {"threshold": [0.3, 0.6]}, {"method": "components"}, "a: 2 planes in 0 s"),
+    ],
+)
+def test_it_tells_how_far_it_is(tmp_path, monkeypatch, caplog, metric, grid, instances, line):
+    monkeypatch.setattr(pace, "FIRST", 0)
+    caplog.set_level("INFO")
+    Lots(tmp_path).add("a", *blobs(1)).run(grid, metric=metric, **instances)
+    lines = [r.getMessage() for r in caplog.records if r.name == "gigaseg.pace"]
+    assert sum(told.startswith(line[:-5]) for told in lines) == 1

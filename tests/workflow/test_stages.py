@@ -1,6 +1,7 @@
 """The stages one after the other, as the plan of a run tells them, on small real files."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import tifffile
 import zarr
-from gigaseg import plan
+from gigaseg import pace, plan
 from gigaseg.manifests import read_manifest
 from gigaseg.stages import (
     audit_seams,
@@ -211,6 +212,24 @@ def test_objects_in_space_are_one_problem_from_weights_to_scores(lab):
     assert mine["n"].tolist() == [1]
     columns = pd.read_parquet(lab.folder / "results/split" / MODEL / "set/test.objects.parquet")
     assert (columns["volume_um3"] == 2 * columns["volume_px"]).all()
+
+
+def test_every_stage_tells_how_far_it_is(lab, monkeypatch, caplog):
+    monkeypatch.setattr(pace, "FIRST", 0)
+    caplog.set_level("INFO")
+    add_good(lab)
+    told = {}
+    for stage in RUN:
+        caplog.clear()
+        lab.run(stage)
+        lines = [r.getMessage() for r in caplog.records if r.name == "gigaseg.pace"]
+        told[stage] = " ".join(lines)
+        assert all(re.search(r"\b\d+ (of \d+ )?[a-z]+\b", line) for line in lines)
+    units = dict.fromkeys(("convert", "weigh", "predict", "split"), "blocks")
+    units |= {"train": "steps", "evaluate": "pieces", "view": "panes"}
+    units |= {"audit_seams": "samples"}  # each is one tile: there are no windows
+    assert {stage for stage, unit in units.items() if unit not in told[stage]} == set()
+    assert units.keys() == RUN.keys()
 
 
 # --------------------------------------------------------------------------------------- small data

@@ -13,6 +13,7 @@ from ..geometry import UNetGeometry, Window, read_mirrored
 from ..inference import Predictor
 from ..intensity import intensity_window
 from ..ledger import digest
+from ..pace import Pace
 from ..runtime import Runtime
 from ..seams import STEPS, Difference, Layout, Straddle, audit_size, compare, draw_windows
 from ..tiling import TileGrid
@@ -67,7 +68,7 @@ def run(
         checks = []
         if count:
             audit = Audit.open(image, stored, model)
-            checks = [audit.check(window) for window in audit.draw(layout, count)]
+            checks = audit.check_all(layout, count)
             _refuse_seams(checks, stored, predict)
         inputs = {"image": image["fingerprint"], "probabilities": stored["fingerprint"]}
         inputs |= {"model": model.identity["model"]}
@@ -166,6 +167,15 @@ class Audit:
         """Draw windows by the fingerprint of the store."""
         seed = self.stored.attributes["fingerprint"]
         return draw_windows(layout, self.geometry, count, seed)
+
+    def check_all(self, layout: Layout, count: int) -> list[Check]:
+        """Draw windows and check each."""
+        windows, checks = self.draw(layout, count), []
+        pace = Pace(f"{self.stored.name}, seams", len(windows), "windows")
+        for window in windows:
+            checks.append(self.check(window))
+            pace.advance()
+        return checks
 
     def check(self, straddle: Straddle) -> Check:
         """Predict a window again, and compare."""

@@ -24,6 +24,7 @@ from ..instances import Splitting
 from ..labels import Contingency, contingency
 from ..lease import Lease
 from ..manifests import write_atomically, write_manifest
+from ..pace import Pace
 from ..planes import boundary_maps
 from ..splitting import split_volume
 from ..tuning import Aim, Counts, choose, drop_small
@@ -137,13 +138,15 @@ def count_trials(
     whole: list[dict[str, Any]] = [{**settings["instances"], **values} for values in trials]
     if aim.of_map:
         return _count_maps(truth, probabilities, whole, aim, folder=folder, workers=workers)
-    counts = []
+    counts: list[Counts] = []
     bench = _Bench.of(truth, probabilities, objects, folder, workers)
+    pace = Pace(truth.name, len(whole), "combinations")
     for flooded, group in groupby(whole, _of_any_size):
         tables = bench.compare(Splitting(**flooded), settings["target"])
         for one in group:
             large = (drop_small(table, one["minimum_size"]) for table in tables)
             counts.append(aim.count(large, truth.attributes.get("ignored")))
+            pace.advance()
     return counts
 
 
@@ -158,12 +161,13 @@ def _count_maps(
 ) -> list[Counts]:
     """Count, per combination, what a metric of the map needs, over all planes."""
     thresholds = [trial["threshold"] for trial in trials]
+    pace = Pace(truth.name, truth.shape[0], "planes")
+    planes = []
     folder.mkdir(parents=True)
     with telling(folder), ThreadPoolExecutor(workers) as pool:
-        planes = [
-            list(pool.map(partial(aim.count_map, plane), thresholds))
-            for _, plane in boundary_maps(truth, probabilities, folder)
-        ]
+        for _, plane in boundary_maps(truth, probabilities, folder):
+            planes.append(list(pool.map(partial(aim.count_map, plane), thresholds)))
+            pace.advance()
     return [aim.add(parts) for parts in zip(*planes, strict=True)]
 
 

@@ -16,6 +16,7 @@ from ..geometry import Window
 from ..layers import Layer, open_layers
 from ..ledger import BlockLedger, Construction
 from ..manifests import write_atomically
+from ..pace import Pace
 from ..panes import Panes
 from ..viewer import FOLDER, copy_program, render_viewer
 from . import Row, read_entries, run_lot, share_threads
@@ -131,11 +132,11 @@ class Pane:
         row, column = (start // self.side for start in self.window.start)
         return f"{self.layer.name}/{self.plane}/{self.level}-{row}-{column}"
 
-    def draw(self, folder: Path, ledger: BlockLedger) -> None:
-        """Draw and record it, unless an earlier attempt did and it is still there."""
+    def draw(self, folder: Path, ledger: BlockLedger) -> bool:
+        """Draw and record it; return False if an earlier attempt did and it is still there."""
         path = folder / f"{self.key}.{self.layer.ending}"
         if self.key in ledger.checksums and ledger.checksums[self.key] == _checksum(path):
-            return
+            return False
         data = self.layer.pane(self.plane, self.level, self.window)
         with writing(path):
             if data is None:
@@ -145,6 +146,7 @@ class Pane:
                 path.write_bytes(data)
         height, width = self.window.shape
         ledger.record(self.key, _checksum(path), height * width)
+        return True
 
 
 def _checksum(path: Path) -> str | None:
@@ -165,8 +167,14 @@ def _fill(
         planes=settings["planes"],
     )
     ledger, folder = construction.ledger("panes"), construction.path
+    every = list(_each(layers, panes))
+    pace = Pace(ledger.title, len(every), "panes")
+
+    def draw(pane: Pane) -> None:
+        pace.advance(kept=not pane.draw(folder, ledger))
+
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda pane: pane.draw(folder, ledger), _each(layers, panes)))
+        list(pool.map(draw, every))
     settle(folder)  # the marker says that they are there
     image = layers[0].volume
     shown = {
