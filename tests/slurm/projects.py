@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +87,14 @@ class Cluster:
     def queue(self, *options: str) -> list[str]:
         """List the numbers of the jobs that have not ended."""
         return self.call("squeue", "--noheader", "--format=%A", *options).split()
+
+    def resume(self) -> bool:
+        """Take the node back into service, if it has not come back by itself; say whether it is."""
+        if "down" in self.call("sinfo", "--noheader", "--partition=cpu", "--format=%T"):
+            with suppress(subprocess.CalledProcessError):  # it has come back since
+                self.call("scontrol", "update", f"NodeName={self.node}", "State=RESUME")
+            return False
+        return True
 
     def processes(self) -> dict[int, str]:
         """Return all processes of the cluster, with their names."""

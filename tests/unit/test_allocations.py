@@ -96,9 +96,3 @@ def test_a_job_asks_for_more_than_it_takes_itself():
     assert asked["mem_mb"] > 1000 + STARTERS
     assert asked["runtime"] > STARTING
     assert json.loads(json.dumps(asked)) == asked
-
-
-def test_processes_of_a_job_take_memory_each(results):
-    rule = Allocations(results, 1440).asks(4000, 240, processes=3)
-    assert [rule["mem_mb"](LOT, attempt) for attempt in (1, 2)] == [12_000, 24_000]
-    assert rule["runtime"](LOT, 1) == 240

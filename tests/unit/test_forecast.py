@@ -229,6 +229,15 @@ def test_every_model_of_an_ensemble_is_in_memory(told):
     assert models_memory(parameters(1, 2, NETWORK), 1) == 3 * network
 
 
+@pytest.mark.usefixtures("machine")
+def test_dask_workers_of_a_job_take_as_much_as_it_each(told):
+    alone = stage.look_ahead(told, local=True)[0].stages
+    told["config"]["dask"]["workers"] = 3
+    hired = stage.look_ahead(told, local=True)[0].stages
+    grown = {name: hired[name].memory / need.memory for name, need in alone.items()}
+    assert grown == {"convert": 4, "train": 1, "predict": 1, "split": 4}
+
+
 def test_an_audit_loads_the_models_that_have_predicted():
     job = {"stage": "audit_seams", "inputs": ["convert", "one", "two", "predict"]}
     assert models_of(job) == models_of({"stage": "predict", "inputs": ["convert", "one", "two"]})
@@ -505,6 +514,7 @@ def told(tmp_path):
         "experiments": {"e": EXPERIMENT},
         "storage": STORAGE,
         "audit": {"windows": 4},
+        "dask": {"workers": 0},
         "evaluation": {"thresholds": []},
     }
     jobs = [

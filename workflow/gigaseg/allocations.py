@@ -40,7 +40,6 @@ class Allocations:
         manifest: str | None = None,
         *,
         resumes: bool = False,
-        processes: int = 1,
     ) -> dict[str, Callable[..., int]]:
         """Return the resources of a rule.
 
@@ -58,8 +57,6 @@ class Allocations:
             Pattern of the path by which the forecast knows the jobs of the rule.
         resumes : bool
             Whether a job goes on where an earlier attempt was ended.
-        processes : int
-            How many that each take as much memory, all on one node.
 
         Returns
         -------
@@ -77,7 +74,7 @@ class Allocations:
 
         def mem_mb(wildcards: Any, attempt: int) -> int:
             asked = self._forecast(manifest, wildcards).get("mem_mb") or memory
-            return int(asked) * processes * min(attempt, 2)
+            return int(asked) * min(attempt, 2)
 
         def runtime(wildcards: Any, attempt: int) -> int:
             forecast = self._forecast(manifest, wildcards).get("runtime")

@@ -11,7 +11,7 @@ rule convert:
         "../../environment.yml"
     threads: 2
     resources:
-        **asks(4000, 240, plan.path("convert"), resumes=True, processes=1 + HIRED),
+        **asks(4000 * (1 + HIRED), 240, plan.path("convert"), resumes=True),
         tasks=max(HIRED, 1),
     params:
         settings=lambda wildcards: plan.job("convert", wildcards.lot),

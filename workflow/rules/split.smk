@@ -13,7 +13,7 @@ rule split:
         "../../environment.yml"
     threads: 2
     resources:
-        **asks(8000, 480, plan.path("split"), resumes=True, processes=1 + HIRED),
+        **asks(8000 * (1 + HIRED), 480, plan.path("split"), resumes=True),
         tasks=max(HIRED, 1),
     params:
         settings=lambda wildcards: plan.job("split", wildcards.lot, model(wildcards)),

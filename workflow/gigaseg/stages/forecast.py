@@ -46,6 +46,7 @@ LINES = 10  # ... but at most this many of a data set
 
 MODEL = 10  # files of a trained network
 ONE_BY_ONE = ("phantom", "convert")  # stages that work on one sample of a lot after the other
+HIRING = ("convert", "split")  # stages whose jobs have Dask workers, each as large as the job
 RAW = 1.0  # bytes on disk per voxel of a drawn sample with its labels
 
 
@@ -248,7 +249,8 @@ class _Forecast:
             peak += models_memory(self._parameters(job, known), models_of(job))
         at_once = 1 if stage in ONE_BY_ONE else max(1, min(THREADS, len(known)))
         works = (self._work(stage, size, job.get("experiment"), at_once) for size in set(known))
-        return peak + at_once * max(works, default=0.0)
+        hired = self.settings["config"]["dask"]["workers"] if stage in HIRING else 0
+        return (1 + hired) * (peak + at_once * max(works, default=0.0))
 
     def _work(self, stage: str, size: Size, experiment: str | None, at_once: int) -> float:
         """Return the memory of one sample's work; samples of a size are asked about often."""
