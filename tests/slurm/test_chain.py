@@ -70,7 +70,8 @@ def timed_out(cluster, project, killed):
     part = "predict_part/tiny/fold-0/cells-0001/1-of-2"
     log = project.log(part)
     wait_until(lambda: len(cluster.queue("--partition=gpu", "--states=running")) == 2, call)
-    cluster.call("scontrol", "update", f"JobId={job}", "EndTime=now")
+    # Not "now": by the time the controller reads it, that may be the past, which it refuses.
+    cluster.call("scontrol", "update", f"JobId={job}", "EndTime=now+2")
     manifest = project.folder / "results/predict/tiny/fold-0/cells-0001.json"
     wait_until(manifest.exists, call)
     return SimpleNamespace(call=call, waiting=waiting, job=job, log=log)
@@ -119,7 +120,7 @@ def finished(cluster, project, cancelled):
     cluster.call("scontrol", "update", f"NodeName={cluster.node}", "State=DOWN", "Reason=test")
     broken = cluster.jobs()[job]
     wait_until(cluster.resume)
-    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # else SLURM waits 2 min
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+1")  # else in 2 min
     assert call.wait() == 0, call.text
     return SimpleNamespace(text=call.text, jobs=cluster.jobs(), job=job, broken=broken)
 
