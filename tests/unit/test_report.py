@@ -1151,7 +1151,12 @@ def write_choice(root, experiment, trials, *, metric="ap", fold=0, better=max):
     content = {
         "stage": "tune",
         "samples": [*entries, entry("plate_02", "validation") | lost],
-        "aim": {"metric": metric, "iou_thresholds": [0.5, 0.75], "iou_match": "at_least"},
+        "aim": {
+            "metric": metric,
+            "iou_thresholds": [0.5, 0.75],
+            "iou_match": "at_least",
+            "aggregation": "pooled",
+        },
         "chosen": best[0],
         "score": best[1],
         "trials": [{"values": values, "score": score} for values, score in trials],

@@ -91,7 +91,17 @@ class Lots:
             write_manifest(self.root / stage / f"{dataset}-0000.json", manifest)
         return [self.root / stage / f"{dataset}-0000.json" for dataset in self.lots]
 
-    def run(self, grid, *, metric="ap", iou=IOU, threads=2, target="foreground", **instances):
+    def run(
+        self,
+        grid,
+        *,
+        metric="ap",
+        iou=IOU,
+        threads=2,
+        target="foreground",
+        aggregation="pooled",
+        **instances,
+    ):
         kept = {k: v for k, v in (INSTANCES | instances).items() if k not in grid}
         told = {
             "experiment": "e",
@@ -105,6 +115,7 @@ class Lots:
                 "iou_thresholds": iou,
                 "iou_match": "at_least",
                 "warping_radius": RADIUS,
+                "aggregation": aggregation,
             },
         }
         manifest = self.root / "tune" / "e" / "fold-0.json"
@@ -445,3 +456,22 @@ def test_it_tells_how_far_it_is(tmp_path, monkeypatch, caplog, metric, grid, ins
     Lots(tmp_path).add("a", *blobs(1)).run(grid, metric=metric, **instances)
     lines = [r.getMessage() for r in caplog.records if r.name == "gigaseg.pace"]
     assert sum(told.startswith(line[:-5]) for told in lines) == 1
+
+
+@pytest.mark.parametrize("metric", ["ap", "seg"])
+def test_a_mean_weighs_every_sample_alike(tmp_path, metric):
+    # Many objects, few, and none: no score there, and no part in the mean.
+    nothing = np.zeros((1, 40, 48), np.uint32), np.zeros((1, 1, 40, 48), np.uint8)
+    samples = {"a": blobs(1, (6, 40, 48)), "b": blobs(2, (1, 40, 48)), "c": nothing}
+    runs = [Lots(tmp_path / n).add(n, *samples[n]).run(GRID, metric=metric) for n in "ab"]
+    alone = [[trial["score"] for trial in run["trials"]] for run in runs]
+    lots = Lots(tmp_path / "all")
+    for name, sample in samples.items():
+        lots.add(name, *sample)
+    found = lots.run(GRID, metric=metric, aggregation="mean")
+    assert found["aim"]["aggregation"] == "mean"
+    scores = [trial["score"] for trial in found["trials"]]
+    assert scores == pytest.approx(np.mean(alone, axis=0))
+    assert found["score"] == max(scores)
+    pooled = lots.run(GRID, metric=metric)
+    assert [trial["score"] for trial in pooled["trials"]] != pytest.approx(scores)

@@ -24,8 +24,9 @@ def describe_choices(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        ``experiment``, ``fold``, ``metric``, ``samples`` (in words), their ``names``, ``chosen``,
-        ``score``, ``hints``, ``charts`` and ``rows``, the trials, with ``left_out`` more.
+        ``experiment``, ``fold``, ``metric``, ``aggregation``, ``samples`` (in words), their
+        ``names``, ``chosen``, ``score``, ``hints``, ``charts`` and ``rows``, the trials, with
+        ``left_out`` more.
     """
     return [_describe(one) for one in tuned]
 
@@ -46,6 +47,7 @@ def _describe(one: Tuned) -> dict[str, Any]:
         "experiment": one.experiment,
         "fold": one.fold,
         "metric": _name_metric(title, manifest["aim"]),
+        "aggregation": manifest["aim"]["aggregation"],
         "samples": _count(manifest["samples"]),
         "names": _names(manifest["samples"]),
         "chosen": chosen,

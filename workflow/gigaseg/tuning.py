@@ -2,15 +2,15 @@
 
 Most are of instances, from contingency tables, and better if they are higher. Those in `MAPS` are
 of the probability map at a threshold, as the ISBI 2012 challenge takes them, and have the direction
-that `gigaseg.scores.BEST` gives them. Counts of all problems (planes or volumes) of all samples
-are added before a score is taken, as for a pooled score of the evaluation.
+that `gigaseg.scores.BEST` gives them. They are pooled or means over samples, as those of the
+evaluation are.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from .rand import rand_counts
 from .scores import BEST, FAMILIES, Tally, tally_thinned, tally_warping
 
 Ids = npt.NDArray[np.uint64]
+Aggregation = Literal["pooled", "mean"]
 Counts = tuple[Any, ...]  # one for each IoU threshold; one alone where there are none
 
 
@@ -39,12 +40,16 @@ class Aim:
         Whether an IoU equal to the threshold counts.
     warping_radius : int
         See `gigaseg.warping.warping_counts`; only ``splits_and_mergers`` uses it.
+    aggregation : {"pooled", "mean"}
+        Whether the counts of all samples are added before a score is taken, so that large samples
+        and those with many objects weigh more, or each sample has its own, and all weigh the same.
     """
 
     metric: str
     iou_thresholds: tuple[float, ...]
     iou_match: Threshold
     warping_radius: int = 20
+    aggregation: Aggregation = "pooled"
 
     @property
     def of_map(self) -> bool:
@@ -88,6 +93,27 @@ class Aim:
         """
         values = [float(getattr(one, self._property)) for one in counts]
         return math.fsum(values) / len(values)
+
+    def overall(self, samples: Sequence[Counts]) -> float:
+        """Take one score of the counts of several samples; NaN where it is not defined.
+
+        A mean leaves out the samples where it is not.
+
+        Examples
+        --------
+        >>> from gigaseg.labels import contingency
+        >>> pooled = Aim("ap", (0.5,), "at_least")
+        >>> one = pooled.count([contingency(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 4]))])
+        >>> two = pooled.count([contingency(np.array([1]), np.array([0]))])
+        >>> pooled.overall([one, two])
+        0.8
+        >>> Aim("ap", (0.5,), "at_least", aggregation="mean").overall([one, two])
+        0.5
+        """
+        if self.aggregation == "pooled":
+            return self.score(self.add(samples))
+        defined = [score for score in map(self.score, samples) if not math.isnan(score)]
+        return math.fsum(defined) / len(defined) if defined else math.nan
 
     @property
     def _property(self) -> str:

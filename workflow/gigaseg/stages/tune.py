@@ -174,7 +174,13 @@ def _count_maps(
 def _aim(tune: Mapping[str, Any]) -> Aim:
     """Take what is aimed at from the settings."""
     iou = tuple(tune["iou_thresholds"])
-    return Aim(tune["metric"], iou, tune["iou_match"], tune["warping_radius"])
+    return Aim(
+        tune["metric"],
+        iou,
+        tune["iou_match"],
+        tune["warping_radius"],
+        tune["aggregation"],
+    )
 
 
 def _of_any_size(instances: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +295,7 @@ def _pool(
     if not counted:
         why = "; ".join(dict.fromkeys(str(entry["message"]) for entry in entries))
         raise ValueError(f"nothing can be tuned, as no validation sample can be scored: {why}")
-    scores = [aim.score(aim.add(parts)) for parts in zip(*counted, strict=True)]
+    scores = [aim.overall(parts) for parts in zip(*counted, strict=True)]
     if all(map(math.isnan, scores)):
         raise ValueError(
             f"{aim.metric} is not defined on the validation samples, with no combination of the "
