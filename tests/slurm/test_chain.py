@@ -120,7 +120,9 @@ def finished(cluster, project, cancelled):
     cluster.call("scontrol", "update", f"NodeName={cluster.node}", "State=DOWN", "Reason=test")
     broken = cluster.jobs()[job]
     wait_until(cluster.resume)
-    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+1")  # else in 2 min
+    # SLURM ends what is left of the job on the node, and starts it again after two minutes.
+    wait_until(lambda: "slurmstepd" not in cluster.processes().values())
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
     assert call.wait() == 0, call.text
     return SimpleNamespace(text=call.text, jobs=cluster.jobs(), job=job, broken=broken)
 
