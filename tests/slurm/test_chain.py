@@ -80,10 +80,9 @@ def timed_out(cluster, project, killed):
 @pytest.fixture(scope="module")
 def starved(project, timed_out):
     job = project.held("memory", timed_out.call)
-    wait_until(
-        (project.folder / "results/split/tiny/fold-0/cells-0001.json").exists, timed_out.call
-    )
-    return SimpleNamespace(job=job, text=timed_out.call.text)
+    wait_until(lambda: "(Rule: split)" in timed_out.call.text, timed_out.call)  # its next attempt
+    log = project.log("split/tiny/fold-0/cells-0001")
+    return SimpleNamespace(job=job, text=timed_out.call.text, second=PLACE.search(log)[1])
 
 
 @pytest.fixture(scope="module")
