@@ -1237,7 +1237,7 @@ def test_of_many_combinations_the_best_are_listed(monkeypatch, metric, kept):
     best = {"dice": 0.7, "splits_and_mergers": 0.8}[metric]
     trials = [{"values": {"threshold": t}, "score": score} for t, score in values.items()]
     manifest = {
-        "aim": {"metric": metric},
+        "aim": {"metric": metric, "aggregation": "pooled"},
         "chosen": {"threshold": best},
         "score": values[best],
         "trials": trials,
