@@ -544,6 +544,20 @@ def test_ignored_pixels_are_no_mismatches_of_the_map():
     assert all(one.value == 0 for one in spared if one.metric in names)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_map_holds_in_ignored_pixels_changes_no_score(seed):
+    rng = np.random.default_rng(seed)
+    truth = cells(seed, (1, 40, 40))[0]
+    truth[12:20] = 77
+    there = truth == 77
+    probability = rng.integers(0, 256, truth.shape).astype(np.uint8)
+    tallies = []
+    for fill in (probability, np.uint8(0), np.uint8(255)):  # as it is, cut, bridged
+        plane = BoundaryMap(truth, np.where(there, fill, probability), ignored=77)
+        tallies.append(tally_map(plane, thresholds=[0.2, 0.5], radius=20))
+    assert tallies[0] == tallies[1] == tallies[2]
+
+
 # ----------------------------------------------------------------------------------------- classes
 
 
@@ -614,5 +628,5 @@ def test_ignored_pixels_of_a_map_are_masked_as_in_functions_of_arrays(seed):
         expected = warping_counts(inside, found, confidence=confidence, mask=known, radius=5)
         assert plane.warping(threshold, 5) == expected
         assert plane.pixels(threshold) == pixel_counts(inside[known], found[known])
-        whole = contingency(components(inside), thin(found))
+        whole = contingency(components(inside), thin(found & known))
         assert rand_counts(plane.thinned(threshold)) == rand_counts(whole)

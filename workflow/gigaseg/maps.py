@@ -54,9 +54,10 @@ class BoundaryMap:
         What is read at a time; `columns` is a multiple of 8. They change no value. None: about
         `PIECE` pixels.
     ignored : int, optional
-        Id of the pixels whose truth is not known. They are no mismatches, are not warped, and have
-        no part in V-Rand and V-Info, as if they were background of the truth. (All pixels are
-        shares of the plane, as for the mask of `gigaseg.warping.warping_counts`.)
+        Id of the pixels whose truth is not known. They are no mismatches, are not warped, and for
+        V-Rand and V-Info are background of the truth and of the map, so that what is predicted
+        there changes nothing. (All pixels are shares of the plane, as for the mask of
+        `gigaseg.warping.warping_counts`.)
     folder : Path, optional
         Where a file may lie while pixels are warped: see `gigaseg.relaxation.Waiting`.
     """
@@ -124,7 +125,13 @@ class BoundaryMap:
         """Count the pixels per true cell and cell of the map after `gigaseg.thinning.thin`."""
         step = step_of(threshold)
         bands = self.bands(HALO)
-        parts = thin_bands(bands, self.shape, lambda a, b: self._read(a, b) > step)
+
+        def cells(start: int, stop: int) -> npt.NDArray[np.bool_]:
+            # What is not known is background of the map, too: cells that meet there are not merged.
+            found = self._read(start, stop) > step
+            return found if self.known is None else found & self.known.rows(start, stop)
+
+        parts = thin_bands(bands, self.shape, cells)
         return Contingency.total(
             contingency(self._true_cells(band), labels) for band, labels in parts
         )
