@@ -62,6 +62,13 @@ def test_the_paper_s_experiment_is_the_paper_s():
             {f"training.{key}" for key in ("optimizer", "learning_rate", "schedule")}
             | {"training.warmup_steps", "training.gradient_clip", "training.weight_decay"},
         ),
+        (
+            "paper-mode",
+            {f"training.{key}" for key in ("optimizer", "learning_rate", "schedule")}
+            | {"training.warmup_steps", "training.gradient_clip", "training.weight_decay"}
+            | {"training.augmentation.scale", "training.augmentation.blur"}
+            | {"training.precision", "network.normalization"},
+        ),
         ("padding-same", {"network.padding"}),
         ("nested", {"network.kind"}),
         ("fcn", {"network.kind"}),
@@ -72,6 +79,14 @@ def test_an_experiment_of_the_ablation_differs_in_one_thing(name, changed):
     matrix = experiments("ablation")
     found = set(differences(matrix["baseline"], matrix[name]))
     assert changed <= found <= changed | {"training.tile"}  # which follows the network's context
+
+
+def test_the_paper_s_way_of_training_in_the_ablation_is_the_paper_s():
+    [paper] = experiments("paper").values()
+    mode = experiments("ablation")["paper-mode"]
+    own = {"training.steps", "training.tile", "training.memory_gb", "network.width"}
+    apart = differences({k: paper[k] for k in ("network", "training", "target")}, mode)
+    assert {key for key in apart if key.split(".")[0] in ("network", "training", "target")} == own
 
 
 def test_the_ablation_learns_from_tiles_of_about_one_output():
