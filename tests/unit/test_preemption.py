@@ -182,6 +182,68 @@ def test_without_a_whole_checkpoint_it_starts_again(interrupted: Path, undisturb
     same(go_on(interrupted), undisturbed)
 
 
+def steps_of(folder: Path) -> list[int]:
+    return [int(row.split(",")[0]) for row in (folder / "metrics.csv").read_text().split()[1:]]
+
+
+def test_a_second_kill_takes_no_row_from_the_learning_curve(weigh: Path, undisturbed: Path) -> None:
+    root, rare = weigh.parent.parent, {"training": {**STATEFUL["training"], "checkpoint_every": 5}}
+    folder = root / "train" / "squares" / "fold-0"
+    assert kill(root, signal.SIGKILL, 10, **rare) == -signal.SIGKILL  # in step 10, kept: 5
+    assert steps_of(folder) == [2, 4, 6, 8]
+    for after in (1, 2):  # in step 6 and step 7
+        assert kill(root, signal.SIGKILL, after, **rare) == -signal.SIGKILL
+        assert steps_of(folder) == [2, 4, 6, 8]
+    run(weigh, **{**STATEFUL, **rare})
+    assert (folder / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+
+
+def test_rows_that_are_not_made_again_are_dropped_at_the_end(
+    interrupted: Path, undisturbed: Path
+) -> None:
+    with (interrupted / "metrics.csv").open("a") as table:
+        table.write("14,0.5,,,,0.1\n")  # as of a training on a GPU that went on for longer
+    same(go_on(interrupted), undisturbed)
+
+
+@pytest.mark.parametrize("before", ["float32", "bfloat16"])
+def test_a_training_ends_in_the_precision_in_which_it_began(
+    weigh: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, before: str
+) -> None:
+    root, here = weigh.parent.parent, {"float32": "bfloat16", "bfloat16": "float32"}[before]
+    for name in ("copy", "whole"):
+        shutil.copytree(root / "weigh", root / name / "weigh")
+        shutil.copytree(root / "convert", root / name / "convert")
+    monkeypatch.setattr("gigaseg.runtime.has_native_bfloat16", lambda _: before == "bfloat16")
+    asked = {"training": {**STATEFUL["training"], "precision": "auto"}}
+    whole = run(root / "whole" / "weigh" / "d-0000.json", **{**STATEFUL, **asked})
+    # The same training, whose checkpoint comes from such a machine, goes on on one of another kind.
+    part = {"training": {**asked["training"], "steps": 12, "checkpoint_every": 3}}
+    copy = root / "copy"
+
+    def stop(self: Checkpoints, progress: Progress, write: Any = Checkpoints.write) -> None:
+        write(self, progress)
+        if progress.step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", stop)
+        with pytest.raises(Killed):
+            run(copy / "weigh" / "d-0000.json", **{**STATEFUL, **part})
+    monkeypatch.setattr("gigaseg.runtime.has_native_bfloat16", lambda _: here == "bfloat16")
+    monkeypatch.setattr("gigaseg.training.hardware_name", lambda _: "another CPU")
+    monkeypatch.setattr("gigaseg.stages.train.hardware_name", lambda _: "another CPU")
+    with caplog.at_level("WARNING"):
+        folder = run(copy / "weigh" / "d-0000.json", **{**STATEFUL, **part})
+    for file in ("last.safetensors", "metrics.csv"):
+        assert (folder / file).read_bytes() == (whole / file).read_bytes()
+    model, first = (json.loads((f / "model.json").read_text()) for f in (folder, whole))
+    assert model["precision"] == before
+    assert model["hardware"] == [*first["hardware"], "another CPU"]
+    assert "steps up to 6 were taken on" in caplog.text
+    assert "others are on another CPU" in caplog.text
+
+
 def test_another_interval_of_checkpoints_goes_on_all_the_same(
     interrupted: Path, undisturbed: Path
 ) -> None:

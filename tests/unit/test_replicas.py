@@ -95,18 +95,22 @@ def said(done: subprocess.CompletedProcess) -> list[str]:
     return [line for line in done.stderr.splitlines() if " steps" not in line]
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 1e-2)])
 def test_two_processes_learn_what_one_learns(
-    root: Path, tmp_path_factory: pytest.TempPathFactory
+    root: Path, tmp_path_factory: pytest.TempPathFactory, precision: str, tolerance: float
 ) -> None:
-    done = job(root, 2)
+    done = job(root, 2, precision=precision)
     assert (done.returncode, said(done)) == (0, [])
     one = tmp_path_factory.mktemp("one")
     weigh = write_lot(one, [write_sample(one, name) for name in "abc"])
-    together, alone = root / "train" / "fold-0", run(weigh, training=TRAINING)
-    assert_allclose(curve(together), curve(alone), rtol=1e-4)
+    together, alone = (
+        root / "train" / "fold-0",
+        run(weigh, training={**TRAINING, "precision": precision}),
+    )
+    assert_allclose(curve(together), curve(alone), rtol=tolerance)
     weights = load_file(together / "last.safetensors")
     for name, values in load_file(alone / "last.safetensors").items():
-        assert_allclose(weights[name], values, rtol=1e-3, atol=1e-6)
+        assert_allclose(weights[name], values, rtol=10 * tolerance, atol=tolerance / 100)
 
 
 @pytest.mark.heavy

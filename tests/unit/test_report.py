@@ -288,7 +288,7 @@ def test_thresholds_are_chosen_on_the_other_folds(tmp_path):
 
 
 def made_up_tally(quality, rng, peak=0.5):
-    """Return counts of a sample whose scores lie around `quality`; its map is best at a threshold."""
+    """Return counts of a sample whose scores lie around `quality`, its map best at `peak`."""
     good = np.clip(quality + rng.normal(0, 0.02, 40), 0, 1)
     hits = lambda q, n: {"tp": int(q * n), "fp": n - int(q * n), "fn": n - int(q * n)}  # noqa: E731
     tally = {

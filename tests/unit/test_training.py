@@ -163,6 +163,39 @@ def test_training_lowers_the_loss(optimizer: str, rate: float, precision: str) -
     assert rows[-1]["validation_loss"] < 0.8 * rows[0]["validation_loss"]
 
 
+@pytest.mark.parametrize("kind", ["unet", "unet++"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_steps_and_validation_are_in_the_precision_asked_for(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, precision: str, dtype: torch.dtype
+) -> None:
+    seen, convolve = set(), torch.nn.Conv2d.forward
+
+    def watch(self: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        found = convolve(self, image)
+        seen.add((self.training, found.dtype))
+        return found
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watch)
+    best, _, _ = train(Architecture(kind=kind, depth=1, width=2), precision=precision)
+    assert seen == {(True, dtype), (False, dtype)}
+    assert {weights.dtype for weights in best.state.values()} == {torch.float32}
+
+
+def test_the_gradient_is_clipped_to_its_length() -> None:
+    step = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    step |= {"learning_rate": 0.5, "warmup_steps": 0, "steps": 1, "batch": 1}
+    before = initialise(NETWORK, SETTINGS["seed"]).state_dict()
+
+    def length(**changes: Any) -> float:
+        after = train(**step, **changes)[1].state
+        return math.sqrt(sum(float((after[k] - before[k]).square().sum()) for k in before))
+
+    assert length(gradient_clip=0) > 0.5 * 1e-3
+    assert length(gradient_clip=1e-3) == pytest.approx(0.5 * 1e-3, rel=1e-3)
+
+
 def test_first_learning_rate_is_that_of_the_warmup() -> None:
     rates = [row["learning_rate"] for row in train(validate_every=1)[2]]
     factors = [learning_rate_factor(s, steps=4, warmup=2, schedule="cosine") for s in range(4)]

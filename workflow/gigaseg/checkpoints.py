@@ -53,6 +53,10 @@ class Progress:
         Training losses since the last row of the table.
     rows : list of mapping
         The table so far, see `curves.COLUMNS`.
+    precision : str
+        In which steps are taken, also on another machine, on which ``auto`` would mean another.
+    hardware : list of str
+        Kinds of hardware on which steps were taken (`gigaseg.runtime.hardware_name`).
     """
 
     step: int
@@ -62,6 +66,8 @@ class Progress:
     best: Checkpoint | None = None
     losses: list[float] = field(default_factory=list)
     rows: list[Mapping[str, float]] = field(default_factory=list)
+    precision: str = "float32"
+    hardware: list[str] = field(default_factory=list)
 
     def to_files(self) -> tuple[bytes, dict[str, Any]]:
         """Return the content of two files: tensors, and what JSON can say."""
@@ -80,6 +86,8 @@ class Progress:
             "best": {"step": best.step, **_written(best.scores)} if self.best else None,
             "losses": [repr(loss) for loss in self.losses],
             "rows": [_written(row) for row in self.rows],
+            "precision": self.precision,
+            "hardware": self.hardware,
         }
         return save(tensors), told
 
@@ -99,6 +107,8 @@ class Progress:
             best=best,
             losses=[float(loss) for loss in told["losses"]],
             rows=[{key: float(value) for key, value in row.items()} for row in told["rows"]],
+            precision=told["precision"],
+            hardware=told["hardware"],
             **parts,
         )
 

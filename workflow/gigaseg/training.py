@@ -25,7 +25,7 @@ from .networks import build
 from .optimisation import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from .patches import Batch, TrainingBatches, ValidationBatches
 from .replicas import Place
-from .runtime import repeatable
+from .runtime import hardware_name, repeatable
 from .unet import Architecture, Network
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ class Training:
         Steps taken.
     rows : list of mapping
         The learning curve so far.
+    hardware : list of str
+        Kinds of hardware on which steps were taken, this process's the last.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Training:
         self._module.mark_forward_method("outputs")
         self.average = Average(network, settings["ema"]) if settings["ema"] else None
         self.step, self.rows = 0, list[Row]()
+        self.hardware = [hardware_name(fabric.device)]
         self._best: Checkpoint | None = None
         self._best_step = 0  # known to all processes; the first has the weights
         self._losses: list[float] = []
@@ -163,7 +166,9 @@ class Training:
 
     def _loss(self, batch: Batch) -> Tensor:
         """Return the mean loss of all outputs; of several processes, this one's share of it."""
-        outputs = self._module.outputs(batch["image"])
+        # Fabric casts by itself only under a strategy that wraps the network.
+        with self.fabric.autocast():
+            outputs = self._module.outputs(batch["image"])
         loss = mean_loss(outputs, batch, self.network.architecture)
         if self.fabric.world_size == 1:
             return loss
@@ -227,6 +232,8 @@ class Training:
             best=self._best,
             losses=self._losses,
             rows=self.rows,
+            precision=self.settings["precision"],
+            hardware=self.hardware,
         )
 
     def restore(self, progress: Progress) -> None:
@@ -239,6 +246,14 @@ class Training:
         restore_optimizer(self.optimizer, progress.optimizer)
         if self.average:
             self.average.network.load_state_dict(progress.average)
+        if progress.hardware[-1] != self.hardware[-1]:
+            logger.warning(
+                "steps up to %d were taken on %s, the others are on %s: the weights may differ "
+                "in their last bits from those of one kind of hardware",
+                *(self.step, progress.hardware[-1], self.hardware[-1]),
+            )
+        others = [name for name in progress.hardware if name != self.hardware[-1]]
+        self.hardware = [*others, *self.hardware]
         self._write(self.rows)
 
     def agree(self) -> None:

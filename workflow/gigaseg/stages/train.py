@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os.path import relpath
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..checkpoints import Checkpoint, Checkpoints
+from ..checkpoints import Checkpoint, Checkpoints, Progress
 from ..classes import NAMES
 from ..curves import COLUMNS, format_row
 from ..depths import format_table, score_depths, time_depths
@@ -28,7 +29,7 @@ from ..networks import count_parameters
 from ..pace import Pace
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
-from ..runtime import Runtime, choose_runtime, keep_freed_memory, repeatable
+from ..runtime import Runtime, choose_runtime, hardware_name, keep_freed_memory, repeatable
 from ..sampling import TileSource, load_within
 from ..scales import check_start
 from ..sizing import choose_sizes
@@ -169,7 +170,9 @@ def _train(
 ) -> dict[str, Any]:
     """Train, write the weights and the table, and return what is to be said about the model."""
     place = Place.first(settings["training"]["processes"], nodes)
-    task = _prepare(lesson, settings, job, place)
+    checkpoints = _checkpoints(construction.path)
+    progress = checkpoints.latest()
+    task = _prepare(lesson, settings, job, place, progress)
     logger.info(
         "training on %d samples on %s in %s, validating on %d tiles",
         *(len(lesson.train), task.training["device"], task.training["precision"]),
@@ -177,29 +180,29 @@ def _train(
     )
     if not lesson.validation:
         logger.warning("there are no validation samples: the best weights are the last")
-    checkpoints = _checkpoints(construction.path)
-    progress = checkpoints.latest()
     if progress is not None:
         logger.info("the training goes on after step %d", progress.step)
         construction.note(resumed_after_step=progress.step)
     told = {**job, "settings": {**settings, "training": task.training}}
     before = len(progress.rows) if progress else 0
-    write = _recorder(construction.path / "metrics.csv", task.training, before)
+    curve = _Curve(construction.path / "metrics.csv", task.training["steps"], before)
     pace = Pace("", task.training["steps"], "steps", done=progress.step if progress else 0)
     with companions(place, FOLLOWER, told):
         best, last = fit(
-            *(*task.arguments, write),
+            *(*task.arguments, curve.write),
             progress=progress,
             keep=checkpoints.write,
             advance=pace.advance,
             place=place,
         )
+    curve.finish()
     return {
         "format": FORMAT,
         **_start_of(settings),
         **{key: settings[key] for key in ("experiment", "fold", "target", "intensity")},
         "settings": {key: settings[key] for key in ("network", "training")},
         **task.facts(),
+        "hardware": _hardware(task, progress),
         "chosen": settings["chosen"],
         "stopped_early_after": last.step if last.step < task.training["steps"] else None,
         **_write_weights(construction.path, {"best": best, "last": last}),
@@ -212,8 +215,8 @@ def follow() -> None:
     place, job = join()
     settings = job["settings"]
     lesson = read_lesson(_entries(map(Path, job["weigh"])), settings)
-    task = _prepare(lesson, settings, job, place)
     progress = _checkpoints(Path(job["folder"])).latest()
+    task = _prepare(lesson, settings, job, place, progress)
     with repeatable(task.training["device"], task.training["deterministic"]):
         take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
     leave()
@@ -255,9 +258,13 @@ class _Task:
 
 
 def _prepare(
-    lesson: Lesson, settings: Mapping[str, Any], job: Mapping[str, Any], place: Place
+    lesson: Lesson,
+    settings: Mapping[str, Any],
+    job: Mapping[str, Any],
+    place: Place,
+    progress: Progress | None,
 ) -> _Task:
-    runtime = choose_runtime(settings["training"], "training")
+    runtime = choose_runtime(_kept(settings["training"], progress), "training")
     place.check_devices(runtime.device)
     place.check_batch(settings["training"]["batch"])
     if runtime.device == "cpu":
@@ -295,6 +302,19 @@ def _prepare(
     return _Task(lesson, settings["target"], training, class_weights, network, batches, validation)
 
 
+def _kept(training: Mapping[str, Any], progress: Progress | None) -> Mapping[str, Any]:
+    """Take over what ``auto`` meant on the machine where the training was begun."""
+    if progress is None or training["precision"] != "auto":
+        return training
+    return {**training, "precision": progress.precision}
+
+
+def _hardware(task: _Task, progress: Progress | None) -> list[str]:
+    """List the kinds of hardware on which the steps of a training were taken, this one last."""
+    own = hardware_name(torch.device(task.training["device"]))
+    return [*(name for name in (progress.hardware if progress else ()) if name != own), own]
+
+
 def load_start(
     model_json: Path, architecture: Architecture, lesson: Lesson, tolerance: float
 ) -> Network:
@@ -327,17 +347,53 @@ def load_start(
     return network
 
 
-def _recorder(
-    table: Path, training: Mapping[str, Any], told: int
-) -> Callable[[Sequence[Mapping[str, float]]], None]:
-    """Return a function that writes the learning curve to a table, and what is new to the log."""
+class _Curve:
+    """The table of the learning curve, which loses no row when a killed training goes on.
 
-    def write(rows: Sequence[Mapping[str, float]]) -> None:
-        write_atomically(table, ",".join(COLUMNS) + "\n" + "".join(map(format_row, rows)))
-        for row in rows[told:][-1:]:
-            logger.info("%s", _line(row, training["steps"]))
+    Rows that were written after the checkpoint stay in the file until they are made again.
 
-    return write
+    Parameters
+    ----------
+    table : Path
+        Need not exist.
+    steps : int
+        How many there are to be, for the log.
+    told : int
+        Rows that the log has had.
+    """
+
+    def __init__(self, table: Path, steps: int, told: int) -> None:
+        self._table, self._steps, self._told = table, steps, told
+        self._lines: list[str] = []
+        self._old = _read_lines(table)
+
+    def write(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Write these rows and what was there of later steps; tell the log of the last one."""
+        step = max((row["step"] for row in rows), default=0)
+        self._lines = [*map(format_row, rows)]
+        self._save([line for number, line in self._old.items() if number > step])
+        for row in rows[self._told :][-1:]:
+            logger.info("%s", _line(row, self._steps))
+
+    def finish(self) -> None:
+        """Drop what this training has not made again: it may have stopped earlier than before."""
+        self._save([])
+
+    def _save(self, later: Sequence[str]) -> None:
+        head = ",".join(COLUMNS) + "\n"
+        write_atomically(self._table, head + "".join([*self._lines, *later]))
+
+
+def _read_lines(table: Path) -> dict[int, str]:
+    """Return the whole rows of a table by step; none of one that cannot be read."""
+    try:
+        lines = table.read_text().splitlines(keepends=True)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return {}
+    parts = (
+        (line.partition(",")[0], line) for line in lines if line.count(",") == len(COLUMNS) - 1
+    )
+    return {int(step): line for step, line in parts if step.isdecimal()}
 
 
 def _write_depths(folder: Path, task: _Task, best: Checkpoint) -> list[dict[str, float | None]]:
