@@ -1155,7 +1155,7 @@ def test_the_table_of_differences_holds_what_the_page_says(whole):
 # ------------------------------------------------------------------------------------------- tuning
 
 
-def write_choice(root, experiment, trials, *, metric="ap", fold=0, better=max):
+def write_choice(root, experiment, trials, *, metric="ap", fold=0, better=max, cross_score=None):
     """Write the manifest of tune: trials are (values, score), the first best is chosen."""
     best = better((t for t in trials if t[1] is not None), key=lambda trial: trial[1])
     entries = [entry("plate_00", "validation"), entry("plate_01", "validation")]
@@ -1171,6 +1171,7 @@ def write_choice(root, experiment, trials, *, metric="ap", fold=0, better=max):
         },
         "chosen": best[0],
         "score": best[1],
+        "cross_score": cross_score,
         "trials": [{"values": values, "score": score} for values, score in trials],
     }
     folder = root / "tune" / experiment
@@ -1190,7 +1191,7 @@ TRIALS = [
 
 def test_says_what_was_tuned_on_what(tmp_path):
     root = write_results(tmp_path, samples=2, experiments=("nuclei", "wide"))
-    write_choice(root, "nuclei", TRIALS)
+    write_choice(root, "nuclei", TRIALS, cross_score=0.61)
     names = ["plate_00", "plate_01"]
     splits = [
         score_rows(e, names, split=split)
@@ -1201,6 +1202,7 @@ def test_says_what_was_tuned_on_what(tmp_path):
     page, manifest = make(root)
     text = section(page, "tuning")
     assert "threshold 0.7 , h 1" in text
+    assert "scored on the others, each in its turn: 0.610." in text
     assert "for the best AP, mean over IoU 0.5 to 0.75, 0.890, pooled over 2 validation" in text
     assert "; 1 more could not be scored" in text
     assert "h 1 is the smallest that was tried: the best may lie beyond." in text
@@ -1252,6 +1254,7 @@ def test_of_many_combinations_the_best_are_listed(monkeypatch, metric, kept):
         "aim": {"metric": metric, "aggregation": "pooled"},
         "chosen": {"threshold": best},
         "score": values[best],
+        "cross_score": None,
         "trials": trials,
         "samples": [],
     }

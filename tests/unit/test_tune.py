@@ -19,7 +19,7 @@ from gigaseg.rand import information_counts, rand_counts
 from gigaseg.scores import BEST, add, score, tally_instances
 from gigaseg.stages import evaluate, split, tune
 from gigaseg.thinning import thin
-from gigaseg.tuning import MAPS, SCORES, Aim
+from gigaseg.tuning import MAPS, SCORES, Aim, cross_score
 from gigaseg.volumes import commit_image, commit_labels, create_array, open_volume
 from gigaseg.warping import warping_counts
 from scipy import ndimage
@@ -202,6 +202,48 @@ def test_metrics_are_those_of_the_evaluation(tmp_path, metric):
     _, scores = obvious(samples, grid, metric, "foreground", "plane", {})
     assert [trial["score"] for trial in found["trials"]] == pytest.approx(scores, abs=1e-12)
     assert {(e["dataset"], e["sample"]) for e in found["samples"]} == {("d", "a"), ("other", "b")}
+
+
+@pytest.mark.parametrize("aggregation", ["pooled", "mean"])
+@pytest.mark.parametrize("number", [2, 9, 12])
+def test_each_sample_is_also_scored_by_what_is_best_on_the_others(aggregation, number):
+    rng = np.random.default_rng(6)
+    aim = Aim("rand", (), "at_least", aggregation=aggregation)
+    counted = [
+        [aim.count([contingency(*rng.integers(0, 4, (2, 30)))]) for _ in range(5)]
+        for _ in range(number)
+    ]
+    runs = {2: [1, 1], 9: [1] * 9, 12: [2, 2] + [1] * 8}[number]  # ten, in order
+    part = np.repeat(range(len(runs)), runs)
+    taken, choices = [], set()
+    for k in range(number):
+        others = [counts for counts, run in zip(counted, part, strict=True) if run != part[k]]
+        best = max(range(5), key=lambda trial: aim.overall([counts[trial] for counts in others]))
+        choices.add(best)
+        taken.append(counted[k][best])
+    assert cross_score(aim, counted) == aim.overall(taken)
+    assert len(choices) > 1
+    whole = max(aim.overall([counts[trial] for counts in counted]) for trial in range(5))
+    assert cross_score(aim, counted) < whole
+
+
+def test_what_a_choice_is_worth_on_other_samples_is_written(tmp_path):
+    samples = {name: blobs(seed) for name, seed in (("a", 1), ("b", 2))}
+    grid, how = {"threshold": [0.3, 0.6, 0.7]}, {"metric": "seg", "aggregation": "mean"}
+    both, alone = Lots(tmp_path / "both"), {}
+    for name, sample in samples.items():
+        both.add(name, *sample)
+        alone[name] = Lots(tmp_path / name).add(name, *sample).run(grid, **how)
+    scores = [
+        next(t["score"] for t in alone[own]["trials"] if t["values"] == alone[other]["chosen"])
+        for own, other in ("ab", "ba")
+    ]
+    assert both.run(grid, **how)["cross_score"] == pytest.approx(np.mean(scores))
+
+
+def test_one_sample_has_no_others(tmp_path):
+    found = Lots(tmp_path).add("a", *blobs(1)).run({"threshold": [0.3, 0.6]})
+    assert found["cross_score"] is None
 
 
 def planes_of(samples):

@@ -25,7 +25,7 @@ def describe_choices(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
     -------
     list of dict
         ``experiment``, ``fold``, ``metric``, ``aggregation``, ``samples`` (in words), their
-        ``names``, ``chosen``, ``score``, ``hints``, ``charts`` and ``rows``, the trials, with
+        ``names``, ``chosen``, ``score``, ``cross_score``, ``hints``, ``charts`` and ``rows``, the trials, with
         ``left_out`` more.
     """
     return [_describe(one) for one in tuned]
@@ -52,6 +52,7 @@ def _describe(one: Tuned) -> dict[str, Any]:
         "names": _names(manifest["samples"]),
         "chosen": chosen,
         "score": manifest["score"],
+        "cross_score": manifest["cross_score"],
         "hints": list(_hints(trials, chosen)),
         "charts": draw_curves(list(_profiles(title, trials, chosen, sign))),
         "rows": [

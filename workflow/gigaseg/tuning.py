@@ -153,6 +153,52 @@ MAPS: Mapping[str, tuple[str, Callable[[Aim, BoundaryMap, float], Tally]]] = {
 }
 
 
+def cross_score(aim: Aim, counted: Sequence[Sequence[Counts]], ways: int = 10) -> float:
+    """Score samples with combinations that were chosen without them.
+
+    Unlike the score of the chosen combination, it does not flatter by the choice. Samples stay in
+    order and are cut into runs, as neighbours may be alike; each run is scored with what is best
+    on all the others. What else was chosen by looking at the samples still flatters.
+
+    Parameters
+    ----------
+    aim : Aim
+    counted : sequence of sequence of Counts
+        Per sample, the counts of every combination.
+    ways : int
+        Runs, at most one per sample.
+
+    Returns
+    -------
+    float
+        NaN if there are fewer than two samples, or if some of the choices or the score are not
+        defined.
+
+    Examples
+    --------
+    >>> from gigaseg.labels import contingency
+    >>> aim = Aim("ap", (0.5,), "at_least", aggregation="mean")
+    >>> truth = np.array([1, 1, 2, 2])
+    >>> right, wrong = (aim.count([contingency(truth, found)]) for found in (truth, 0 * truth))
+    >>> cross_score(aim, [[right, wrong], [right, wrong]])
+    1.0
+    >>> cross_score(aim, [[right, wrong], [wrong, right]])
+    0.0
+    """
+    if len(counted) < 2:
+        return math.nan
+    taken: list[Counts] = []
+    for run in np.array_split(np.arange(len(counted)), min(ways, len(counted))):
+        first, stop = int(run[0]), int(run[-1]) + 1
+        others = [*counted[:first], *counted[stop:]]
+        scores = [aim.overall(parts) for parts in zip(*others, strict=True)]
+        if all(map(math.isnan, scores)):
+            return math.nan
+        best = choose(scores, aim.pick)
+        taken += [counts[best] for counts in counted[first:stop]]
+    return aim.overall(taken)
+
+
 def drop_small(table: Contingency, minimum_size: int) -> Contingency:
     """Make background of the segments of a whole problem that have fewer voxels.
 

@@ -27,7 +27,7 @@ from ..manifests import write_atomically, write_manifest
 from ..pace import Pace
 from ..planes import boundary_maps
 from ..splitting import split_volume
-from ..tuning import Aim, Counts, choose, drop_small
+from ..tuning import Aim, Counts, choose, cross_score, drop_small
 from ..volumes import Volume, create_array, open_volume
 from . import Row, attempt, read_entries, share_threads, stamp
 
@@ -51,8 +51,10 @@ def run(
     Parameters
     ----------
     manifest : Path
-        Written last, with ``chosen`` and ``trials``, every combination with its score. Beside it
-        lies the same table for people, with the suffix ``.csv``.
+        Written last, with ``chosen`` and its ``score``, ``cross_score``, what
+        `gigaseg.tuning.cross_score` says the choice is worth on other samples, and ``trials``,
+        every combination with its score. Beside it lies the same table for people, with the suffix
+        ``.csv``.
     convert, predict : sequence of Path
         Manifests of the lots that hold the model's validation samples.
     settings : mapping
@@ -94,8 +96,10 @@ def run(
 
     with _scratch(manifest.with_suffix("")) as scratch, ThreadPoolExecutor(at_once) as pool:
         entries = list(pool.map(enter, rows))
-    scores = _pool(aim, [counted[_name(row)] for row in rows if _name(row) in counted], entries)
-    _write(manifest, trials, scores, {**settings, "samples": entries}, stamp(settings, code))
+    found = [counted[_name(row)] for row in rows if _name(row) in counted]
+    scores = _pool(aim, found, entries)
+    told = {**settings, "samples": entries, "cross_score": _known(cross_score(aim, found))}
+    _write(manifest, trials, scores, told, stamp(settings, code))
 
 
 def count_trials(
@@ -321,18 +325,23 @@ def _write(
         number = "" if math.isnan(score) else repr(score)
         table.writerow([*values.values(), number, "chosen" if k == best else ""])
     write_atomically(manifest.with_suffix(".csv"), text.getvalue())
-    known = (None if math.isnan(score) else score for score in scores)
     content = {
         "stage": "tune",
         **{key: told[key] for key in ("experiment", "fold", "samples")},
         "aim": {key: value for key, value in told["tune"].items() if key != "grid"},
         "chosen": trials[best],
         "score": scores[best],
+        "cross_score": told["cross_score"],
         "trials": [
-            {"values": values, "score": score} for values, score in zip(trials, known, strict=True)
+            {"values": values, "score": _known(score)}
+            for values, score in zip(trials, scores, strict=True)
         ],
     }
     write_manifest(manifest, {**content, **stamped})
+
+
+def _known(score: float) -> float | None:
+    return None if math.isnan(score) else score
 
 
 def _read_lots(manifests: Sequence[Path]) -> dict[Name, dict[str, Any]]:
