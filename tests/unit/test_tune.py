@@ -310,6 +310,15 @@ def test_what_a_grid_says_of_the_map_and_what_is_counted_agree():
     assert not set(MAPS) & set(SCORES)
 
 
+@pytest.mark.parametrize("way", [{}, {"level": "probability"}])
+def test_components_are_among_what_can_be_tried(tmp_path, way):
+    lots = Lots(tmp_path).add("a", *blobs(1)).add("b", *blobs(2))
+    grid = {"threshold": [0.3, 0.5]}
+    flooded = lots.run({**grid, "h": [10000]}, **way)
+    whole = lots.run(grid, method="components")
+    assert [t["score"] for t in flooded["trials"]] == [t["score"] for t in whole["trials"]]
+
+
 def test_samples_of_one_name_in_two_data_sets_are_two_samples(tmp_path):
     samples = [blobs(seed) for seed in (5, 6)]
     lots = Lots(tmp_path).add("a", *samples[0]).add("a", *samples[1], dataset="other")

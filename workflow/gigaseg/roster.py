@@ -67,8 +67,8 @@ class Roster:
     def judges(self, experiment: str, fold: Any) -> list[int]:
         """List the folds on whose validation samples a model's instances are tuned.
 
-        With several folds these are the others: no sample has a part in the choice by which it is
-        split and scored, and none is predicted by a model that has learned from it.
+        With several folds these are the others: no score of a sample has a part in the choice by
+        which it is split, and none is predicted by a model that has learned from it.
         """
         folds = range(len(self.folds[experiment]))
         return [k for k in folds if len(folds) == 1 or str(k) != str(fold)]
