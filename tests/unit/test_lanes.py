@@ -152,19 +152,43 @@ def test_a_gpu_predicts_what_a_cpu_does_and_keeps_few_batches_under_way(gpu, bat
     assert max(most) == lane.ahead + 1
 
 
-@pytest.mark.usefixtures("gpu")
-def test_a_gpu_that_is_too_small_says_what_to_change():
-    def refuse(_images):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nMore.")
+CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nMore.")
+CPU_FULL = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.\n")
 
-    network = UNet(SMALL)
-    predictor = Predictor(network, batch=2, lane=CudaLane(torch.device("cpu"), threads=1))
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("lane", "problem", "says"),
+    [
+        (lambda: CudaLane(torch.device("cpu"), threads=1), CUDA_FULL, r"CUDA .* 9\.00 GiB\."),
+        # Of a batch that is computed by another thread, the answer tells.
+        (lambda: CpuLane(1), CPU_FULL, r"DefaultCPUAllocator: .* 9 bytes\."),
+    ],
+    ids=["gpu", "cpu"],
+)
+@pytest.mark.parametrize(("batch", "many"), [(1, "a tile"), (2, "2 tiles at once")])
+def test_a_device_that_is_too_small_says_what_to_change(lane, problem, says, batch, many):
+    def refuse(_images):
+        raise problem
+
+    predictor = Predictor(UNet(SMALL), batch=batch, lane=lane())
     predictor._calls = [refuse]
     message = (
-        r"2 tiles of 24 px do not fit.*lower prediction.memory_gb \(with tile: auto\), "
-        r"prediction.tile or prediction.batch \(CUDA out of memory. Tried to allocate 9.00 GiB.\)"
+        rf"^the memory of the cpu device is too small to predict {many} of 24 px: lower "
+        rf"prediction.memory_gb \(with tile: auto\), prediction.tile or prediction.batch "
+        rf"\({says}\)$"
     )
-    with pytest.raises(MemoryError, match=message):
+    with pytest.raises(RuntimeError, match=message):
+        predictor.quantised(block(1), GRID)
+
+
+def test_other_errors_of_a_lane_are_left_as_they_are():
+    def fail(_images):
+        raise RuntimeError("something else")
+
+    predictor = Predictor(UNet(SMALL))
+    predictor._calls = [fail]
+    with pytest.raises(RuntimeError, match=r"^something else$"):
         predictor.quantised(block(1), GRID)
 
 

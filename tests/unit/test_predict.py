@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from gigaseg import blockwise, runtime
+from gigaseg import blockwise, ensembles, runtime
 from gigaseg.digests import volume_digest
 from gigaseg.ensembles import Model, load
 from gigaseg.geometry import Window, blocks, read_mirrored
@@ -633,6 +633,19 @@ def test_an_ensemble_names_all_its_models(ensemble):
     alone = ensemble.stored("small").attributes["fingerprint"]
     ensemble.train = ensemble.train[::-1]
     assert ensemble.predict()["small"]["fingerprint"] != alone
+
+
+def test_networks_that_do_not_fit_the_device_say_what_to_change(ensemble, monkeypatch):
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nMore.")
+
+    monkeypatch.setattr(ensembles, "prepare", refuse)
+    message = (
+        r"^the memory of the cpu device is too small for the weights of 2 networks, 0\.00 GB: set "
+        r"prediction\.device to cpu, .* \(CUDA out of memory\.\)$"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        ensemble.predict()
 
 
 def test_models_of_another_kind_are_no_ensemble(project):

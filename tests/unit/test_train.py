@@ -409,6 +409,26 @@ def test_a_training_starts_from_models_of_its_spacing_only(tmp_path: Path, weigh
     start_from(coarse, model)
 
 
+@pytest.mark.parametrize("part", ["scored", "timed"])
+def test_a_device_too_small_to_score_the_model_names_what_to_change(
+    weigh: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes\nmore")
+
+    if part == "scored":
+        monkeypatch.setattr("gigaseg.depths.output_window", refuse)
+    else:  # by a prediction, which on its own would name other settings
+        monkeypatch.setattr("gigaseg.inference.Predictor._forward", refuse)
+    message = (
+        r"^the memory of the cpu device is too small to score and time the trained network, of "
+        r"width 2, on tiles of 30 px: .* lower training\.tile or network\.width "
+        r"\(DefaultCPUAllocator: can't allocate memory: you tried 9 bytes\)$"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        run(weigh)
+
+
 def test_a_gpu_that_is_not_there_leaves_no_model(
     weigh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,7 +326,8 @@ def test_too_little_memory_names_what_to_lower(problem: RuntimeError) -> None:
         patch.setattr(training, "weighted_cross_entropy", scarce)
         message = (
             r"the memory of the cpu device is too small to train with tiles of 20 px, 1 per step, "
-            r"and a network of width 2: lower training.tile, training.batch or network.width "
+            r"and a network of width 2: lower training.memory_gb \(with tile or batch: auto\), "
+            r"training.tile, training.batch or network.width "
             r"\((CUDA out of|Default).*(GiB\.|bytes)\)$"
         )
         with pytest.raises(RuntimeError, match=message):

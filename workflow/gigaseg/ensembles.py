@@ -11,7 +11,7 @@ from .lanes import Lane, open_lane
 from .loading import load_model
 from .manifests import read_manifest
 from .models import check_together, spacings_of
-from .runtime import Runtime, choose_runtime, keep_freed_memory
+from .runtime import Runtime, choose_runtime, keep_freed_memory, memory_explained
 from .scales import Spacing, choose_level
 from .unet import Architecture, Network
 
@@ -90,6 +90,8 @@ def load(
     ------
     ValueError
         If one cannot be loaded, or they differ in what an ensemble must agree in.
+    RuntimeError
+        If they do not fit into the memory of the device.
     """
     runtime = choose_runtime(prediction, "prediction")
     if runtime.device == "cpu":
@@ -110,7 +112,14 @@ def load(
     if networks[0].architecture.depth != every[0]["architecture"]["depth"]:
         identity["depth"] = networks[0].architecture.depth
     lane = open_lane(runtime.device, threads=threads, index=index)
-    ready = tuple(prepare(network, lane.device) for network in networks)
+    size = sum(values.nbytes for network in networks for values in network.state_dict().values())
+    advice = (
+        f"the memory of the {runtime.device} device is too small for the weights of "
+        f"{len(networks)} network{'s' if len(networks) > 1 else ''}, {size / 1e9:.2f} GB: set "
+        f"prediction.device to cpu, predict with fewer models, or leave this device to this job"
+    )
+    with memory_explained(advice):
+        ready = tuple(prepare(network, lane.device) for network in networks)
     spacings = [spacings_of(own) for own in every]
     return Model(ready, runtime, lane, every[0], identity, spacings)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .geometry import Window, read_mirrored
 from .lanes import Answer, Lane, Work, open_lane
-from .runtime import Runtime
+from .runtime import Runtime, memory_explained
 from .tiling import TileGrid
 from .unet import Architecture, Network
 
@@ -129,8 +129,8 @@ class Predictor:
         ------
         ValueError
             If the network returns something that is not finite, or the grid is another network's.
-        MemoryError
-            If a batch does not fit into the memory of the GPU.
+        RuntimeError
+            If a batch does not fit into the memory of the device; names the settings to lower.
         """
         return self._predict(data, grid, constants, np.dtype(np.float32))
 
@@ -149,27 +149,39 @@ class Predictor:
         result = np.empty((architecture.classes - 1, *shape), dtype)
         work = partial(self._forward, step=grid.step, constants=constants, dtype=dtype)
         tiles = list(grid.tiles(shape))
+        # A GPU lacks memory when it is given a batch, a CPU when it is asked for the answer.
+        with memory_explained(self._advice(grid)):
+            self._fill(result, data, tiles, work)
+        return result
+
+    def _fill(
+        self,
+        result: np.ndarray,
+        data: np.ndarray,
+        tiles: Sequence[tuple[Window, Window]],
+        work: Work,
+    ) -> None:
+        """Write the output windows of all tiles into the block."""
         under_way: deque[tuple[list[Window], list[np.ndarray], Answer]] = deque()
         for first in range(0, len(tiles), self.batch):
             group = tiles[first : first + self.batch]
             images = [data[(slice(None), *read.slices)] for read, _ in group]
             images += images[-1:] * (self.batch - len(group))
-            under_way.append(([write for _, write in group], images, self._submit(work, images)))
+            answer = self.lane.submit(work, images)
+            under_way.append(([write for _, write in group], images, answer))
             if len(under_way) > self.lane.ahead:
                 _place(result, *under_way.popleft())
         while under_way:
             _place(result, *under_way.popleft())
-        return result
 
-    def _submit(self, work: Work, images: list[np.ndarray]) -> Answer:
-        try:
-            return self.lane.submit(work, images)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(
-                f"{self.batch} tiles of {images[0].shape[-1]} px do not fit into the memory of the "
-                f"GPU: lower prediction.memory_gb (with tile: auto), prediction.tile or "
-                f"prediction.batch ({str(error).splitlines()[0]})"
-            ) from error
+    def _advice(self, grid: TileGrid) -> str:
+        """Say what to lower if the device has too little memory for a batch."""
+        many = "a tile" if self.batch == 1 else f"{self.batch} tiles at once"
+        return (
+            f"the memory of the {self.lane.device.type} device is too small to predict {many} of "
+            f"{grid.tile} px: lower prediction.memory_gb (with tile: auto), prediction.tile or "
+            f"prediction.batch"
+        )
 
     def _forward(
         self, images: Tensor, step: int, constants: Constants | None, dtype: np.dtype

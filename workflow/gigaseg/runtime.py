@@ -148,6 +148,39 @@ def repeatable(device: Device, wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
+@contextmanager
+def memory_explained(advice: str) -> Iterator[None]:
+    """Say what to do if a device has too little memory for what is done within.
+
+    Parameters
+    ----------
+    advice : str
+        What does not fit, and what to do. Of several contexts the outermost speaks: it knows best
+        what was to be done.
+
+    Raises
+    ------
+    RuntimeError
+        With the advice, and in brackets the first line of what the device says.
+
+    Examples
+    --------
+    >>> with memory_explained("the tile does not fit: lower prediction.tile"):
+    ...     torch.empty(10**16)
+    Traceback (most recent call last):
+        ...
+    RuntimeError: the tile does not fit: lower prediction.tile (...)
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        cause = problem.__cause__ or problem
+        # Torch has no class for a CPU's memory.
+        if not isinstance(cause, torch.OutOfMemoryError) and "DefaultCPUAll" not in str(cause):
+            raise
+        raise RuntimeError(f"{advice} ({str(cause).splitlines()[0]})") from cause
+
+
 def hardware_name(device: torch.device) -> str:
     """Name the kind of hardware: the same kind computes the same bits.
 

@@ -7,8 +7,7 @@ checkpoints are safetensors (its own are pickles).
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +24,7 @@ from .networks import build
 from .optimisation import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from .patches import Batch, TrainingBatches, ValidationBatches
 from .replicas import Place
-from .runtime import hardware_name, repeatable
+from .runtime import hardware_name, memory_explained, repeatable
 from .unet import Architecture, Network
 
 logger = logging.getLogger(__name__)
@@ -315,7 +314,7 @@ def fit(
     """
     with repeatable(settings["device"], settings["deterministic"]):
         training = take_steps(network, settings, batches, validation, write, **more)
-        with memory_explained(settings, network.architecture):
+        with memory_explained(_advice(settings, network.architecture)):
             return training.finish(batches)
 
 
@@ -356,7 +355,7 @@ def take_steps(
         Of this process among several that train together; the first validates.
     """
     torch.set_num_threads(settings["threads"])
-    with memory_explained(settings, network.architecture):
+    with memory_explained(_advice(settings, network.architecture)):
         fabric = open_fabric(settings, place or Place())
         training = Training(network, settings, fabric, validation, write)
         if progress is not None:
@@ -410,22 +409,14 @@ def output_window(logits: Tensor, architecture: Architecture) -> Tensor:
     return logits[..., context:-context, context:-context]
 
 
-@contextmanager
-def memory_explained(settings: Mapping[str, Any], architecture: Architecture) -> Iterator[None]:
+def _advice(settings: Mapping[str, Any], architecture: Architecture) -> str:
     """Say what to lower if the device has too little memory for a step."""
-    try:
-        yield
-    except RuntimeError as problem:
-        # Torch has no class for a CPU's memory.
-        scarce = isinstance(problem, torch.OutOfMemoryError) or "can't allocate mem" in str(problem)
-        if not scarce:
-            raise
-        raise RuntimeError(
-            f"the memory of the {settings['device']} device is too small to train with tiles of "
-            f"{settings['tile']} px, {settings['batch']} per step, and a network of width "
-            f"{architecture.width}: lower training.tile, training.batch or network.width "
-            f"({str(problem).splitlines()[0]})"
-        ) from problem
+    return (
+        f"the memory of the {settings['device']} device is too small to train with tiles of "
+        f"{settings['tile']} px, {settings['batch']} per step, and a network of width "
+        f"{architecture.width}: lower training.memory_gb (with tile or batch: auto), "
+        f"training.tile, training.batch or network.width"
+    )
 
 
 def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:

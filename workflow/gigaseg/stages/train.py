@@ -29,7 +29,14 @@ from ..networks import count_parameters
 from ..pace import Pace
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
-from ..runtime import Runtime, choose_runtime, hardware_name, keep_freed_memory, repeatable
+from ..runtime import (
+    Runtime,
+    choose_runtime,
+    hardware_name,
+    keep_freed_memory,
+    memory_explained,
+    repeatable,
+)
 from ..sampling import TileSource, load_within
 from ..scales import check_start
 from ..sizing import choose_sizes
@@ -401,8 +408,15 @@ def _write_depths(folder: Path, task: _Task, best: Checkpoint) -> list[dict[str,
     runtime = Runtime(task.training["device"], task.training["precision"])
     task.network.load_state_dict(best.state)
     lane = open_lane(runtime.device)
-    rows = score_depths(task.network, task.validation or (), lane.device)
-    seconds = time_depths(task.network, runtime, lane)
+    advice = (
+        f"the memory of the {runtime.device} device is too small to score and time the trained "
+        f"network, of width {task.network.architecture.width}, on tiles of "
+        f"{task.training['tile']} px: run again where more is free, and the training goes on from "
+        f"its last checkpoint, or lower training.tile or network.width"
+    )
+    with memory_explained(advice):
+        rows = score_depths(task.network, task.validation or (), lane.device)
+        seconds = time_depths(task.network, runtime, lane)
     timed = [{**row, "seconds_per_mpx": seconds[int(row["depth"])]} for row in rows]
     write_atomically(folder / "depths.csv", format_table(timed))
     return [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows]
