@@ -37,7 +37,6 @@ from gigaseg.memory import (
     MB,
     WEIGHED,
     models_memory,
-    parameters,
     prediction_memory,
     sample_memory,
     training_memory,
@@ -57,7 +56,7 @@ from gigaseg.outlook import (
 )
 from gigaseg.plan import load
 from gigaseg.pyramids import create_pyramid
-from gigaseg.sizing import training_bytes
+from gigaseg.sizing import parameters, training_bytes
 from gigaseg.stages import forecast as stage
 from gigaseg.stages import train, weigh
 from gigaseg.survey import earlier, jobs_left, measure, models_of
@@ -247,11 +246,14 @@ def test_an_audit_loads_the_models_that_have_predicted():
 def test_what_is_auto_is_forecast_as_what_it_may_take():
     known = training_memory(NETWORK, TRAINING)
     one = {**TRAINING, "memory_gb": 1.5}
-    assert training_memory(NETWORK, {**one, "tile": "auto"}) == 1.5e9
-    assert training_memory({**NETWORK, "depth": "auto"}, {**one, "tile": "auto"}) == 1.5e9
-    assert training_memory(NETWORK, {**one, "batch": "auto"}) == 1.5e9
-    assert training_memory(NETWORK, {**one, "batch": "auto", "memory_gb": 0.01}) == known
     deepest = parameters(1, 2, {**NETWORK, "depth": 5})
+    # The parameters are counted by themselves.
+    left, least = (1.5e9 - 16 * n for n in (parameters(1, 2, NETWORK), deepest))
+    assert training_memory(NETWORK, {**one, "tile": "auto"}) == left
+    assert training_memory({**NETWORK, "depth": "auto"}, {**one, "tile": "auto"}) == least
+    assert training_memory(NETWORK, {**one, "batch": "auto"}) == left
+    assert training_memory(NETWORK, {**one, "batch": "auto", "memory_gb": 0.01}) == known
+    assert training_memory(NETWORK, {**one, "tile": "auto", "memory_gb": 0.01}) == 0
     assert parameters(1, 2, {**NETWORK, "depth": "auto"}) == deepest
     small = replace(PLANE, shape=(1, 1, 100, 400))  # no deeper than 4
     assert prediction_memory(small, {**NETWORK, "depth": "auto"}, PREDICTION, 1024) == (

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from gigaseg.averaging import Average
 from gigaseg.geometry import UNetGeometry
 from gigaseg.networks import build
+from gigaseg.optimisation import make_optimizer, optimizer_state
 from gigaseg.sizing import (
     DEEPEST,
     Extent,
@@ -11,12 +13,13 @@ from gigaseg.sizing import (
     choose_sizes,
     deepest_within,
     is_open,
+    state_bytes,
     training_bytes,
 )
 from gigaseg.unet import Architecture
 
 NETWORK = {"kind": "unet", "depth": "auto", "padding": "valid", "width": 16}
-TRAINING = {"tile": "auto", "batch": "auto", "memory_gb": 2.0}
+TRAINING = {"tile": "auto", "batch": "auto", "memory_gb": 2.0, "optimizer": "adamw", "ema": 0}
 
 
 def chosen(side, diameter, images=100, network=NETWORK, **training):
@@ -62,7 +65,7 @@ def test_little_memory_makes_the_network_flat():
     [
         (256, 1, 2.0, 444, "because images are 256 px wide (median)"),
         (250, 1, 2.0, 444, "because images are 250 px wide (median)"),  # on the lattice
-        (4096, 1, 2.0, 1148, "the largest that fits training.memory_gb, 2.0"),
+        (4096, 1, 2.0, 1132, "the largest that fits training.memory_gb, 2.0"),
         (4096, 4, 2.0, 572, "the largest that fits training.memory_gb, 2.0"),
     ],
 )
@@ -73,9 +76,10 @@ def test_the_tile_is_as_large_as_images_and_memory_allow(side, batch, memory_gb,
     assert reason in reasons[0]
     geometry = UNetGeometry(4)
     assert geometry.is_legal(tile)
-    assert training_bytes(geometry, 16, tile) * batch <= 1e9 * memory_gb
+    left = 1e9 * memory_gb - state_bytes(network, TRAINING)
+    assert training_bytes(geometry, 16, tile) * batch <= left
     larger = tile + geometry.lattice
-    assert geometry.step(tile) >= side or training_bytes(geometry, 16, larger) * batch > 2e9
+    assert geometry.step(tile) >= side or training_bytes(geometry, 16, larger) * batch > left
 
 
 @pytest.mark.parametrize(
@@ -94,12 +98,17 @@ def test_the_batch_is_what_memory_and_images_allow(images, memory_gb, batch, rea
 
 
 def test_no_tile_within_the_memory_names_both_numbers():
-    with pytest.raises(ValueError, match=r"204 px, takes 0\.06 GB at width 16 and batch 1: raise"):
+    message = (
+        r"204 px, takes 0\.06 GB at width 16 and batch 1, beside 0\.03 GB for its parameters: "
+        r"raise training\.memory_gb, which is 0\.05"
+    )
+    with pytest.raises(ValueError, match=message):
         chosen(256, 50, network={**NETWORK, "depth": 4}, memory_gb=0.05, batch=1)
 
 
 def test_numbers_are_left_alone():
-    network, training = {**NETWORK, "depth": 2}, {"tile": 48, "batch": 3, "memory_gb": 0.001}
+    network = {**NETWORK, "depth": 2}
+    training = {**TRAINING, "tile": 48, "batch": 3, "memory_gb": 0.001}
     assert not is_open(network, training)
     assert choose_sizes(network, training, Extent(9, 9.0, 81)) == (network, training, [])
     assert is_open(network, {**training, "batch": "auto"})
@@ -114,6 +123,74 @@ def test_objects_count_as_often_as_they_are():
 
 def test_the_shorter_side_decides():
     assert Extent.of([(3, 10, 40), (1, 30, 20), (1, 99, 99)], []).side == 20
+
+
+OPTIMIZERS = {
+    "adamw": {"optimizer": "adamw"},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9},
+    "plain": {"optimizer": "sgd", "momentum": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "ema", "each"),
+    [("adamw", 0, 16), ("adamw", 0.9, 20), ("sgd", 0, 12), ("sgd", 0.9, 16), ("plain", 0, 8)],
+)
+@pytest.mark.parametrize("kind", ["unet", "unet++", "fcn"])
+def test_memory_is_what_a_step_keeps_of_the_parameters(kind, optimizer, ema, each):
+    """Counted: what is there after a step of the training's own optimizer."""
+    how = {**OPTIMIZERS[optimizer], "ema": ema, "learning_rate": 0.1, "weight_decay": 0.0}
+    architecture = Architecture(depth=2, width=8, kind=kind)
+    network = build(architecture)
+    trained = make_optimizer(network, how)
+    sum(values.sum() for values in network.parameters()).backward()
+    trained.step()
+    weights = list(network.parameters())
+    there = [*weights, *(values.grad for values in weights)]
+    there += [values for values in optimizer_state(trained).values() if values.ndim]
+    there += Average(network, ema).network.parameters() if ema else []
+    told = {"kind": kind, "depth": 2, "width": 8}
+    assert state_bytes(told, how) == sum(values.nbytes for values in there)
+    assert state_bytes(told, how) == each * sum(values.numel() for values in weights)
+
+
+@pytest.mark.parametrize(("ema", "taken"), [(0, 0.4965e9), (0.9, 0.6206e9)])
+def test_what_the_parameters_take_is_no_memory_for_tiles(ema, taken):
+    wide, geometry = {**NETWORK, "depth": 4, "width": 64}, UNetGeometry(4)
+    for batch in (1, 2):
+        tile = chosen(1000, 50, network=wide, batch=batch, ema=ema)[1]
+        fits = [
+            batch * training_bytes(geometry, 64, side) + taken <= 2e9
+            for side in (tile, tile + geometry.lattice)
+        ]
+        assert fits == [True, False]
+
+
+def test_a_deep_network_leaves_memory_for_a_tile():
+    """At width 64 the parameters of depth 5 alone take 2 GB."""
+    depth, *_, reasons = chosen(512, 150, network={**NETWORK, "width": 64})
+    assert depth == 4
+    assert "takes more than training.memory_gb, 2.0" in reasons[0]
+    assert chosen(512, 150, network={**NETWORK, "width": 64}, memory_gb=8.0)[0] == 5
+
+
+@pytest.mark.parametrize(
+    "open_", [{"depth": 5}, {"depth": 5, "tile": 572}, {"depth": 5, "batch": 1}]
+)
+def test_parameters_that_exceed_the_memory_name_both_numbers(open_):
+    sizes = {key: value for key, value in open_.items() if key != "depth"}
+    message = (
+        r"^training\.memory_gb is 1\.5, but the parameters of a unet of depth 5 and width 64, with "
+        r"their gradients and what adamw keeps of them, alone take 1\.99 GB: raise it, or lower "
+        r"network\.depth or width$"
+    )
+    with pytest.raises(ValueError, match=message):
+        chosen(512, 50, network={**NETWORK, "depth": 5, "width": 64}, memory_gb=1.5, **sizes)
+
+
+def test_not_even_the_flattest_network_fits():
+    with pytest.raises(ValueError, match="a unet of depth 1 and width 16"):
+        chosen(512, 50, memory_gb=1e-4, tile=30, batch=1)
 
 
 @pytest.mark.parametrize("kind", ["unet", "unet++", "fcn"])

@@ -215,7 +215,10 @@ def test_what_is_auto_is_chosen_once_and_recorded(
 
 
 def test_a_tile_that_fits_no_memory_is_an_error(weigh: Path) -> None:
-    with pytest.raises(ValueError, match=r"raise training\.memory_gb, which is 1e-06"):
+    with pytest.raises(ValueError, match=r"raise training\.memory_gb, which is 3e-05"):
+        run(weigh, training={"tile": "auto", "memory_gb": 3e-5})
+    assert not list(weigh.parent.parent.glob("train/**/*.safetensors"))
+    with pytest.raises(ValueError, match=r"^training\.memory_gb is 1e-06, but the parameters"):
         run(weigh, training={"tile": "auto", "memory_gb": 1e-6})
 
 

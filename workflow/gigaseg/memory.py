@@ -12,7 +12,7 @@ from .forecast import Size
 from .geometry import UNetGeometry
 from .grids import map_metric_of
 from .phantoms import LARGEST_FIELD
-from .sizing import DEEPEST, deepest_within, training_bytes
+from .sizing import deepest_within, state_bytes, training_bytes
 from .tiling import choose_tile, tile_memory_gb
 
 MB = 1e6
@@ -32,49 +32,14 @@ THICKNESS = 64  # planes of a block of weigh in space
 WEIGHED = 44.0  # bytes per voxel of a block of weigh: labels, two distances, two labels, masks
 
 
-def parameters(channels: int, classes: int, network: Any) -> int:
-    """Count the parameters of a network, without batch normalisation.
-
-    Parameters
-    ----------
-    channels, classes : int
-    network : mapping
-        ``kind``, ``width`` and ``depth``, the deepest there may be if that is ``auto``.
-
-    Examples
-    --------
-    >>> parameters(1, 2, {"kind": "unet", "depth": 4, "width": 64})  # the paper's
-    31030658
-    """
-    kind, width = network["kind"], network["width"]
-    depth = DEEPEST if network["depth"] == "auto" else network["depth"]
-    features = [width << level for level in range(depth + 1)]
-    down = sum(_double(a, b) for a, b in zip([channels, *features[:-1]], features, strict=True))
-    if kind == "fcn":
-        return down + sum(classes * (f + 1) for f in features) + 16 * classes * depth
-    # The j-th node of a level joins j + 1 maps; a U-Net has one node on each.
-    nodes = [
-        (f, j)
-        for level, f in enumerate(features[:-1])
-        for j in range(1, depth - level + 1 if kind == "unet++" else 2)
-    ]
-    up = sum(8 * f * f + f + _double((j + 1) * f, f) for f, j in nodes)
-    heads = depth if kind == "unet++" else 1
-    return down + up + heads * classes * (width + 1)
-
-
-def _double(inputs: int, outputs: int) -> int:
-    """Count the parameters of two 3x3 convolutions."""
-    return 9 * (inputs + outputs) * outputs + 2 * outputs
-
-
 def training_memory(network: Any, training: Any) -> float:
     """Bytes that a training step keeps of its tiles for the way back.
 
-    What is ``auto`` is not chosen yet, but it will fit the memory that it may take.
+    What is ``auto`` is not chosen yet, but it will fit the memory that it may take beside what the
+    parameters take.
     """
     depth, tile, batch = network["depth"], training["tile"], training["batch"]
-    budget = 1e9 * training["memory_gb"]
+    budget = max(0.0, 1e9 * training["memory_gb"] - state_bytes(network, training))
     if "auto" in (depth, tile):
         return budget
     geometry = UNetGeometry(depth, network["padding"], network["kind"])

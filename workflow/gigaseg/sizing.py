@@ -85,8 +85,9 @@ def choose_sizes(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Settle what is ``auto`` in the sections ``network`` and ``training``.
 
-    Depth is the least at which every pixel sees as far as objects are wide, but not so deep that
-    it would see beyond an image on all sides, or that the smallest tile takes more than the memory.
+    The memory for tiles is what `state_bytes` leaves. Depth is the least at which every pixel sees
+    as far as objects are wide, but not so deep that it would see beyond an image on all sides, or
+    that the smallest tile takes more than the memory.
     The tile is the largest that fits the memory and is no larger than an image needs. The batch is
     as many tiles as fit beside each other, up to a twentieth of all training pixels.
 
@@ -107,23 +108,26 @@ def choose_sizes(
     Raises
     ------
     ValueError
-        If not even the smallest tile fits the memory.
+        If not even the smallest tile fits the memory, or the parameters alone do not.
 
     Examples
     --------
     >>> network = {"kind": "unet", "depth": "auto", "padding": "valid", "width": 16}
     >>> training = {"tile": "auto", "batch": "auto", "memory_gb": 1.0}
+    >>> training |= {"optimizer": "adamw", "ema": 0}
     >>> chosen = choose_sizes(network, training, Extent(256, 40.0, 100 * 256**2))
     >>> chosen[0]["depth"], chosen[1]["tile"], chosen[1]["batch"]
     (3, 348, 5)
     >>> chosen[2][0]
     'depth 3, because objects are 40 px across (median) and each pixel sees 44 px to every side'
     """
-    reasons = []
+    reasons, planned = [], is_open(network, training)
     if network["depth"] == "auto":
         depth, reason = _depth(network, training, extent)
         network = {**network, "depth": depth}
         reasons.append(f"depth {depth}, {reason}")
+    if planned:
+        _check_parameters(network, training)
     if training["tile"] == "auto":
         tile, reason = _tile(network, training, extent)
         training = {**training, "tile": tile}
@@ -145,6 +149,68 @@ def deepest_within(side: int, padding: Any = "valid", kind: Kind = "unet") -> in
     """
     fitting = (d for d in range(1, DEEPEST + 1) if UNetGeometry(d, padding, kind).context <= side)
     return max(fitting, default=1)
+
+
+def parameters(channels: int, classes: int, network: Any) -> int:
+    """Count the parameters of a network, without batch normalisation.
+
+    Parameters
+    ----------
+    channels, classes : int
+    network : mapping
+        ``kind``, ``width`` and ``depth``, the deepest there may be if that is ``auto``.
+
+    Examples
+    --------
+    >>> parameters(1, 2, {"kind": "unet", "depth": 4, "width": 64})  # the paper's
+    31030658
+    """
+    kind, width = network["kind"], network["width"]
+    depth = DEEPEST if network["depth"] == "auto" else network["depth"]
+    features = [width << level for level in range(depth + 1)]
+    down = sum(_double(a, b) for a, b in zip([channels, *features[:-1]], features, strict=True))
+    if kind == "fcn":
+        return down + sum(classes * (f + 1) for f in features) + 16 * classes * depth
+    # The j-th node of a level joins j + 1 maps; a U-Net has one node on each.
+    nodes = [
+        (f, j)
+        for level, f in enumerate(features[:-1])
+        for j in range(1, depth - level + 1 if kind == "unet++" else 2)
+    ]
+    up = sum(8 * f * f + f + _double((j + 1) * f, f) for f, j in nodes)
+    heads = depth if kind == "unet++" else 1
+    return down + up + heads * classes * (width + 1)
+
+
+def _double(inputs: int, outputs: int) -> int:
+    """Count the parameters of two 3x3 convolutions."""
+    return 9 * (inputs + outputs) * outputs + 2 * outputs
+
+
+def state_bytes(network: Mapping[str, Any], training: Mapping[str, Any]) -> float:
+    """Count the bytes that a training step keeps of the parameters, whatever the tiles.
+
+    In float32, of one process: weights, gradients, what the optimizer remembers, and the average of
+    the weights. Channels and classes are not asked for: what they add to the first and the last
+    layer is nothing beside the rest.
+
+    Parameters
+    ----------
+    network : mapping
+        As for `parameters`.
+    training : mapping
+        ``optimizer``, ``momentum`` and ``ema``.
+
+    Examples
+    --------
+    >>> paper = {"kind": "unet", "depth": 4, "width": 64}
+    >>> state_bytes(paper, {"optimizer": "adamw", "ema": 0}) / 1e9
+    0.496490528
+    """
+    # AdamW keeps two moments of each gradient, SGD one, and that only if it has momentum.
+    moments = 2 if training["optimizer"] == "adamw" else int(training["momentum"] > 0)
+    copies = 2 + moments + int(training["ema"] > 0)
+    return 4.0 * copies * parameters(1, 2, network)
 
 
 def training_bytes(geometry: UNetGeometry, width: int, tile: int) -> float:
@@ -181,9 +247,11 @@ def _depth(
     every = [_geometry({**network, "depth": d}) for d in range(1, DEEPEST + 1)]
     wanted = next((g for g in every if g.context >= extent.diameter), every[-1])
     within = deepest_within(extent.side, network["padding"], network["kind"])
-    budget = _budget(training)
     affordable = [
-        g for g in every if training_bytes(g, network["width"], g.smallest) <= budget
+        g
+        for g in every
+        if training_bytes(g, network["width"], g.smallest)
+        <= _budget({**network, "depth": g.depth}, training)
     ] or every[:1]
     depth = min(wanted.depth, within, affordable[-1].depth)
     objects = f"objects are {extent.diameter:.0f} px across (median)"
@@ -206,7 +274,7 @@ def _depth(
 def _tile(
     network: Mapping[str, Any], training: Mapping[str, Any], extent: Extent
 ) -> tuple[int, str]:
-    geometry, budget = _geometry(network), _budget(training)
+    geometry, budget = _geometry(network), _budget(network, training)
     largest = geometry.input_size(extent.side)
     sizes = range(geometry.smallest, largest + 1, geometry.lattice)
     fitting = [n for n in sizes if training_bytes(geometry, network["width"], n) <= budget]
@@ -215,8 +283,9 @@ def _tile(
         raise ValueError(
             f"training.tile: auto finds no tile: the smallest of a {geometry.kind} of depth "
             f"{geometry.depth}, {geometry.smallest} px, takes {least:.2f} GB at width "
-            f"{network['width']} and batch {training['batch']}: raise training.memory_gb, which is "
-            f"{training['memory_gb']}, or lower network.depth or width"
+            f"{network['width']} and batch {training['batch']}, beside "
+            f"{state_bytes(network, training) / 1e9:.2f} GB for its parameters: raise "
+            f"training.memory_gb, which is {training['memory_gb']}, or lower network.depth or width"
         )
     if fitting[-1] == largest:
         return largest, f"because images are {extent.side} px wide (median)"
@@ -226,7 +295,7 @@ def _tile(
 def _batch(
     network: Mapping[str, Any], training: Mapping[str, Any], extent: Extent
 ) -> tuple[int, str]:
-    geometry, budget = _geometry(network), _budget(training)
+    geometry, budget = _geometry(network), _budget(network, training)
     side = geometry.step(training["tile"])
     within = int(budget // training_bytes(geometry, network["width"], training["tile"]))
     share = int(LARGEST_SHARE * extent.pixels / side**2)
@@ -239,7 +308,19 @@ def _batch(
     return batch, f"the least there is; a tile of {training['tile']} px takes {needed:.2g} GB"
 
 
-def _budget(training: Mapping[str, Any]) -> float:
+def _budget(network: Mapping[str, Any], training: Mapping[str, Any]) -> float:
     """Return the bytes that one tile may take."""
     tiles = 1 if training["batch"] == "auto" else training["batch"]
-    return 1e9 * float(training["memory_gb"]) / tiles
+    return (1e9 * float(training["memory_gb"]) - state_bytes(network, training)) / tiles
+
+
+def _check_parameters(network: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    """Refuse a memory that the parameters of a network alone exceed."""
+    if _budget(network, training) <= 0:
+        raise ValueError(
+            f"training.memory_gb is {training['memory_gb']}, but the parameters of a "
+            f"{network['kind']} of depth {network['depth']} and width {network['width']}, with "
+            f"their gradients and what {training['optimizer']} keeps of them, alone take "
+            f"{state_bytes(network, training) / 1e9:.3g} GB: raise it, or lower network.depth or "
+            f"width"
+        )

@@ -20,12 +20,12 @@ from ..memory import (
     LIBRARIES,
     mismatch_files,
     models_memory,
-    parameters,
     sample_memory,
     training_memory,
 )
 from ..outlook import Machine, Outlook, Part, brief, refusals, table, warnings
 from ..pyramids import COARSE, MANY_FILES
+from ..sizing import parameters
 from ..survey import (
     Sizes,
     bytes_present,
