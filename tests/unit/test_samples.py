@@ -144,7 +144,11 @@ def test_nothing_is_tuned_without_samples_for_validation(tmp_path):
 
 def test_more_folds_than_samples_are_refused(tmp_path):
     assert complaints(tmp_path, GOOD, folds=2) == []
-    assert "3 folds need as many samples" in complaints(tmp_path, GOOD, folds=3)[0]
+    [found] = complaints(tmp_path, GOOD, folds=3)
+    assert found == (
+        "experiments.one.folds: 3 folds need as many samples for training and validation, not 2: "
+        "set folds to 2 at most, or give more samples the split train or validation in the sheet"
+    )
 
 
 def test_config_and_sheet_are_complained_about_together(tmp_path):

@@ -318,7 +318,12 @@ def test_validation_without_foreground_names_its_samples(tmp_path: Path) -> None
     entries = [write_sample(tmp_path, name) for name in "ab"]
     entries.append(write_sample(tmp_path, "c", objects=0))
     weigh = write_lot(tmp_path, entries)
-    with pytest.raises(ValueError, match=r"1760 background, 0 foreground\).* labels of d/c, give"):
+    message = (
+        r"1760 background, 0 foreground\).* labels of d/c, or give others the split 'validation' "
+        r"in the sheet; with folds above 1, .* lower folds, or give these samples one 'group' .* have "
+        r"foreground$"
+    )
+    with pytest.raises(ValueError, match=message):
         run(weigh)
 
 

@@ -141,8 +141,12 @@ def _check_groups(where: Path_, samples: Sequence[Sample], folds: int) -> Iterat
     groups = list_groups(known)
     if folds > 1 and folds > len(groups):
         what = "samples" if len(groups) == len(known) else "groups of samples"
-        text = f"{folds} folds need as many {what} for training and validation, not {len(groups)}"
-        yield Problem((*where, "folds"), text)
+        yield Problem(
+            (*where, "folds"),
+            f"{folds} folds need as many {what} for training and validation, not {len(groups)}: "
+            f"set folds to {max(1, len(groups))} at most, or give more samples the split train or "
+            f"validation in the sheet",
+        )
     sides: dict[str, dict[str, str]] = {}
     for sample in samples:
         held_out = sample.split == "test" if folds > 1 else sample.split != "train"

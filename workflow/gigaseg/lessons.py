@@ -162,8 +162,10 @@ def _check_validation(lesson: Lesson, target: str) -> None:
         raise ValueError(
             f"the validation samples have no foreground (labelled voxels: {_listed(counts)}), so "
             f"that they cannot tell which weights are best: check the labels of "
-            f"{', '.join(source.sample.name for source in lesson.validation)}, give others the "
-            f"split 'validation', or none"
+            f"{', '.join(source.sample.name for source in lesson.validation)}, or give others the "
+            f"split 'validation' in the sheet; with folds above 1, which validate on every sample "
+            f"in turn, lower folds, or give these samples one 'group' in the sheet with samples "
+            f"that have foreground"
         )
     if missing:
         logger.warning(
