@@ -130,14 +130,17 @@ def test_a_file_that_is_no_model_is_one_problem(tmp_path, key, name, message):
     assert message in problem
 
 
+@pytest.mark.parametrize("key", ["model", "start_from"])
 @pytest.mark.parametrize(("channels", "found"), [("all", 0), ([1], 0), ([0, 2], 1)])
-def test_data_of_other_channels_are_refused_before_anything_runs(tmp_path, channels, found):
+def test_data_of_other_channels_are_refused_before_anything_runs(tmp_path, key, channels, found):
+    own = {"target": "interior_boundary", "network": NETWORK} if key == "start_from" else {}
     config = {
         "datasets": {"cells": {"channels": channels}},
-        "experiments": {"one": {"datasets": ["cells"], "model": str(write(tmp_path))}},
+        "experiments": {"one": {"datasets": ["cells"], key: str(write(tmp_path)), **own}},
     }
     problems = [str(problem) for problem in resolve(config, {})[1]]
     assert len(problems) == found
+    assert all(text.startswith(f"experiments.one.{key}: ") for text in problems)
     assert all("reads 1 channel, data set cells keeps 2: [0, 2]" in text for text in problems)
 
 

@@ -320,8 +320,8 @@ def test_validation_without_foreground_names_its_samples(tmp_path: Path) -> None
     weigh = write_lot(tmp_path, entries)
     message = (
         r"1760 background, 0 foreground\).* labels of d/c, or give others the split 'validation' "
-        r"in the sheet; with folds above 1, .* lower folds, or give these samples one 'group' .* have "
-        r"foreground$"
+        r"in the sheet; with folds above 1, .* lower folds, or give these samples one 'group' .* "
+        r"have foreground$"
     )
     with pytest.raises(ValueError, match=message):
         run(weigh)
@@ -415,6 +415,39 @@ def test_a_training_starts_from_models_of_its_spacing_only(tmp_path: Path, weigh
     several = {**json.loads(model.read_text()), "spacings": [[1, 0.5, 0.5], [3, 1.0, 1.04]]}
     model.write_text(json.dumps(several))
     start_from(coarse, model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels", "differing"),
+    [
+        ({"width": 4}, 1, r"network\.width is 4, there 2"),
+        ({}, 3, r"the number of channels is 3, there 1"),
+        (
+            {"padding": "same", "normalization": "batch"},
+            1,
+            r"network\.padding is same, there valid; network\.normalization is batch, there none",
+        ),
+    ],
+)
+def test_a_training_starts_from_its_own_architecture_only(
+    tmp_path: Path, weigh: Path, changes: dict[str, Any], channels: int, differing: str
+) -> None:
+    model = run(weigh) / "model.json"
+    entries = [write_sample(tmp_path / "n", name, channels=channels) for name in "abc"]
+    other = write_lot(tmp_path / "n", entries)
+    message = rf"^training cannot start from the network in {model}: {differing}\. Make them the "
+    with pytest.raises(ValueError, match=message):
+        start_from(other, model, network=changes)
+
+
+def test_a_training_starts_from_another_dropout(weigh: Path) -> None:
+    start_from(weigh, run(weigh) / "model.json", network={"dropout": 0.5})
+
+
+def test_a_training_starts_from_its_own_classes_only(weigh: Path) -> None:
+    model = run(weigh) / "model.json"
+    with pytest.raises(ValueError, match=r": the number of classes is 3, there 2\. Make"):
+        start_from(weigh, model, target="interior_boundary")
 
 
 @pytest.mark.parametrize("part", ["scored", "timed"])

@@ -38,7 +38,7 @@ def settle(
         if files := files_of(experiment):
             yield from _bring(where, experiment, own, files, datasets)
         elif start := experiment.get("start_from"):
-            yield from _start(where, experiment, str(start))
+            yield from _start(where, experiment, str(start), datasets)
 
 
 def _bring(
@@ -56,8 +56,7 @@ def _bring(
     except ValueError as error:
         yield Problem((*where, "model"), str(error))
         return
-    names = experiment.get("datasets") or ()
-    kept = {name: datasets[name]["channels"] for name in names if name in datasets}
+    kept = _channels_of(experiment, datasets)
     for model, file in zip(models, files, strict=True):
         yield from _check_channels((*where, "model"), model, file, kept)
         yield from _check_target((*where, "model"), model, file)
@@ -77,7 +76,9 @@ def _bring(
     experiment["network"] = usual | _network(models[0])
 
 
-def _start(where: Path_, experiment: Mapping[str, Any], file: str) -> Iterator[Problem]:
+def _start(
+    where: Path_, experiment: Mapping[str, Any], file: str, datasets: Mapping[str, Any]
+) -> Iterator[Problem]:
     """Check that a network can begin with the weights of another."""
     where = (*where, "start_from")
     try:
@@ -85,6 +86,7 @@ def _start(where: Path_, experiment: Mapping[str, Any], file: str) -> Iterator[P
     except ValueError as error:
         yield Problem(where, str(error))
         return
+    yield from _check_channels(where, model, file, _channels_of(experiment, datasets))
     yield from _check_keys(where, model, file)
     for key, value in _network(model).items():
         asked = experiment["network"].get(key)
@@ -131,6 +133,12 @@ def _check_target(where: Path_, model: Mapping[str, Any], file: str) -> Iterator
             f"{file} has the target {model['target']!r}, which is not one of {', '.join(targets)}"
         )
         yield Problem(where, text)
+
+
+def _channels_of(experiment: Mapping[str, Any], datasets: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the channels that the data sets of an experiment keep."""
+    names = experiment.get("datasets") or ()
+    return {name: datasets[name]["channels"] for name in names if name in datasets}
 
 
 def _check_channels(

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from os.path import relpath
 from pathlib import Path
@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 LIBRARIES = ("torch", "lightning", "numpy")
 MEMORY = 2 * 2**30  # bytes for decoded images, targets and weights; what does not fit is read again
 VALIDATION_TILES = 32
+# What an architecture has of the data, and what it is called for users.
+OF_DATA = {"in_channels": "the number of channels", "classes": "the number of classes"}
 FOLLOWER = "from gigaseg.stages.train import follow; follow()"
 
 
@@ -345,11 +347,17 @@ def load_start(
     """
     network, metadata = load_model(model_json)
     check_start(lesson.spacing_of, spacings_of(metadata), tolerance)
-    own = network.architecture
-    if replace(own, dropout=architecture.dropout) != architecture:
+    there = network.architecture.to_dict()
+    differing = [
+        f"{OF_DATA.get(key, f'network.{key}')} is {asked}, there {there[key]}"
+        for key, asked in architecture.to_dict().items()
+        if key != "dropout" and asked != there[key]  # dropout has no weights
+    ]
+    if differing:
         raise ValueError(
-            f"training starts from {model_json}, a network of {own}, but the data and settings ask "
-            f"for {architecture}: they must be the same but for dropout"
+            f"training cannot start from the network in {model_json}: {'; '.join(differing)}. Make "
+            f"them the same (datasets.channels chooses channels, target the classes), or train "
+            f"without start_from"
         )
     return network
 
