@@ -20,6 +20,7 @@ from gigaseg.glossary import METRICS
 from gigaseg.ledger import canonical_json
 from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.matching import CtcCounts, MatchCounts, PixelCounts
+from gigaseg.modelcards import describe_models
 from gigaseg.outlook import amount
 from gigaseg.pyramids import write_pyramid
 from gigaseg.rand import RandCounts
@@ -28,6 +29,7 @@ from gigaseg.scores import BEST, FAMILIES, Mean, encode, score
 from gigaseg.scoretable import frame, records
 from gigaseg.stages import report
 from gigaseg.stages.tabulate import aggregate
+from gigaseg.stages.train import VALIDATION_TILES
 from gigaseg.standings import list_standings
 from gigaseg.summaries import FOLDERS, Tuned, read_results
 from gigaseg.volumes import commit_image, commit_labels, create_array
@@ -210,11 +212,30 @@ def write_model(root, experiment, seed=0):
     )
 
 
-def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
-    root = write_results(tmp_path, samples=1)
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    says = {
+def describe_model(**changes):
+    """Return what a model file says of a network."""
+    training = {
+        "steps": 100,
+        "batch": 1,
+        "tile": 92,
+        "optimizer": "adamw",
+        "learning_rate": 0.001,
+        "seed": 7,
+        "ema": 0.99,
+        "patience": 4,
+        "validate_every": 10,
+        "class_balance": True,
+        "separation": True,
+        "augmentation": {
+            "flips": True,
+            "rotation": 180.0,
+            "scale": 0.1,
+            "elastic": {"spacing": 190.0, "sigma": 10.0},
+            "blur": 0,
+            "noise": 0.02,
+        },
+    }
+    return {
         "architecture": {
             "in_channels": 1,
             "classes": 2,
@@ -224,33 +245,155 @@ def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
         },
         "channels": 1,
         "classes": ["background", "foreground"],
+        "class_weights": [0.64551, 2.21804],
+        "device": "cuda",
+        "precision": "bfloat16",
         "fingerprint": "f00d" * 16,
-        "intensity": {"method": "none"},
+        "intensity": {"method": "percentile", "low": 1, "high": 99.8},
+        "left_out": [{"sample": "em/c", "message": "truncated"}],
         "parameters": 28000,
-        "samples": {"train": {"em/a": "a" * 64, "em/b": "b" * 64}, "validation": {}},
-        "scores": {"best": {"step": 90, "loss": 0.25, "dice": None}},
-        "settings": {"training": {"steps": 100, "batch": 1, "tile": 92}},
-        "sha256": {"best": "5" * 64},
+        "samples": {
+            "train": {"em/a": "a" * 64, "em/b": "b" * 64},
+            "validation": {"em/v": "c" * 64},
+        },
+        "scores": {
+            "best": {"step": 70, "loss": 0.25, "dice": None},
+            "last": {"step": 90, "loss": 0.5, "dice": 0.875},
+        },
+        "settings": {"training": training | changes.pop("training", {})},
+        "sha256": {"best": "5" * 64, "last": "6" * 64},
         "spacings": [[1, 0.25, 0.25]],
         "start_from": {"model": "0123456789abcdef", "weights": "9"},
-    }
-    (folder / "model.json").write_text(json.dumps(says))
-    page, _ = make(root, {"models": {"brought": [str(folder / "model.json")]}})
+        "stopped_early_after": 90,
+    } | changes
+
+
+def cards(folder, says, config=None):
+    """Return a page with the card of one model that was brought, and where it lies."""
+    root = write_results(folder, samples=1)
+    kept = folder / "kept"
+    kept.mkdir()
+    (kept / "model.json").write_text(json.dumps(says))
+    settings = {"models": {"brought": [str(kept / "model.json")]}, "config": config or {}}
+    return make(root, settings)[0], kept / "model.json"
+
+
+def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
+    page, path = cards(tmp_path, describe_model())
     text = section(page, "models")
-    assert f"model: {folder}/model.json" in text
+    assert f"model: {path}" in text
     assert "brought, not trained here" in text
-    assert "2 samples (2 of em)" in text
     assert "the weights of model 0123456789ab" in text
-    assert "1 × 0.25 × 0.25 µm" in text
-    assert "100 steps of 1 tile of 92 px" in text
     assert "20 px to each side" in text
     assert "em/a" in text
     assert "say whose images it was trained on" in text
     # Of a model of this run: what is known, where it lies, and its learning curve.
-    assert f"model: {root}/train/nuclei/fold-0/model.json" in text
+    assert f"model: {tmp_path}/train/nuclei/fold-0/model.json" in text
     assert "1,941,042" in text
     # Its table of trainings does not list what was not trained.
     assert "brought" not in section(page, "training")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Learned from", "2 samples (2 of em)"),
+        ("Watched on", "1 sample (1 of em)"),
+        ("Left out", "1 sample, which failed in an earlier step"),
+        ("Voxel", "1 × 0.25 × 0.25 µm (z × y × x)"),
+        ("Intensity", "method percentile, low 1, high 99.8"),
+        ("Classes", "background, foreground"),
+        ("Network", "depth 2, width 8, padding valid"),
+        ("Parameters", "28,000"),
+        ("Training", "100 steps of 1 tile of 92 px, optimizer adamw, learning rate 0.001"),
+        ("Seed", "7"),
+        (
+            "Augmentation",
+            "mirror images, rotation by up to 180°, size ± 10%, elastic deformation of 10 px (SD) "
+            "every 190 px, noise of up to 0.02",
+        ),
+        (
+            "Loss",
+            "cross-entropy, weighted by class balance (background 0.646, foreground 2.22) and "
+            "separation of touching objects",
+        ),
+        ("Average of weights", "exponential (EMA), decay 0.99"),
+        (
+            "Early stopping",
+            "after 4 validations, one every 10 steps, without a lower loss: at step 90",
+        ),
+        ("Predicted with", "best weights, of step 70: the lowest validation loss"),
+        ("Device", "cuda, bfloat16"),
+    ],
+)
+def test_a_card_has_a_row_for_each_fact(described, name, value):
+    rows = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", described)
+    assert rows.count((name, value)) == 1, dict(rows).get(name)
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """Return the HTML of the card of `describe_model`."""
+    config = {"experiments": {"brought": {"prediction": {"checkpoint": "best"}}}}
+    page, _ = cards(tmp_path_factory.mktemp("card"), describe_model(), config)
+    return page.html.split("brought, not trained here")[1].split("</article>")[0]
+
+
+def test_a_card_has_scores_and_checksums(described):
+    rows = re.findall("<tr>(.*?)</tr>", described)
+    cells = [re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+    assert cells == [
+        ["Checkpoint", "Step", "validation loss", "Dice"],
+        ["best", "70", "0.250", "–"],
+        ["last", "90", "0.500", "0.875"],
+    ]
+    assert f"On at most {VALIDATION_TILES} tiles of the validation samples" in described
+    sums = described.split("SHA-256 of the weights")[1]
+    assert [name for name in ("best", "last") if name in sums] == ["best", "last"]
+    assert "5" * 64 in sums
+    assert "6" * 64 in sums
+
+
+def test_a_card_links_to_scores_if_there_are_any(whole, described):
+    assert '<a href="#scores">the scores</a> of nuclei' in whole[1].html
+    assert "#scores" not in described
+
+
+@pytest.mark.parametrize(
+    ("changes", "checkpoint", "name", "value"),
+    [
+        ({}, "last", "Predicted with", "last weights, of step 90: where the training ended"),
+        # Without validation the best are the last.
+        (
+            {"samples": {"train": {"em/a": "a"}, "validation": {}}},
+            "best",
+            "Predicted with",
+            "best weights, of step 70: where the training ended",
+        ),
+        (
+            {"training": {"class_balance": False, "separation": False}},
+            "best",
+            "Loss",
+            "cross-entropy, not weighted",
+        ),
+        ({"training": {"ema": 0}}, "best", "Average of weights", "none"),
+        ({"training": {"patience": 0}}, "best", "Early stopping", "off"),
+        (
+            {"stopped_early_after": None},
+            "best",
+            "Early stopping",
+            "after 4 validations, one every 10 steps, without a lower loss: not reached",
+        ),
+        ({"left_out": []}, "best", "Left out", None),
+        ({"settings": {}}, "best", "Loss", None),  # of an older version
+    ],
+)
+def test_rows_of_a_card_follow_the_model(tmp_path, changes, checkpoint, name, value):
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(describe_model(**changes)))
+    results = read_results(tmp_path, brought={"one": [str(path)]})
+    [group] = describe_models(results, {"prediction": {"checkpoint": checkpoint}})
+    assert dict(group["cards"][0]["facts"]).get(name) == value
 
 
 def test_thresholds_are_chosen_on_the_other_folds(tmp_path):
@@ -705,9 +848,6 @@ def test_accuracy_is_shown_against_cost(tmp_path):
         "Chosen for plain, fold 0: depth 2, because of this; batch 1, because of that" in page.html
     )
     assert any(name.startswith("costs-") for name in manifest["figures"])
-    assert "<td>nested</td><td>0</td><td>2</td>" in page.html
-    for cell in ("100", "0.25", "0.9000", "–"):
-        assert f'<td class="num">{cell}</td>' in page.html
 
 
 def test_charts_of_earlier_pages_are_removed(tmp_path):

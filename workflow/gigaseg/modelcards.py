@@ -20,16 +20,36 @@ SCORES = {
     "dice": "Dice",
     "error": "pixel error",
 }
+#: What may be done to a tile before it is learned from.
+AUGMENTATIONS = {
+    "flips": "mirror images",
+    "rotation": "rotation by up to {:g}°",
+    "scale": "size ± {:.0%}",
+    "elastic": "elastic deformation of {sigma:g} px (SD) every {spacing:g} px",
+    "blur": "blur of up to {:g} px",
+    "gain": "contrast ± {:.0%}",
+    "offset": "brightness ± {:g}",
+    "gamma": "gamma ± {:.0%}",
+    "noise": "noise of up to {:g}",
+}
+CHECKPOINTS = {"best": "the lowest validation loss", "last": "where the training ended"}
 
 
-def describe_models(results: Results) -> list[dict[str, Any]]:
+def describe_models(results: Results, config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Collect what the template shows of each experiment's models.
+
+    Parameters
+    ----------
+    results : Results
+    config : mapping
+        Settings of the run, as far as they are known: which weights predicted.
 
     Returns
     -------
     list of dict
         ``experiment``, ``cards``, one per model, ``together``, whether they predicted as an
-        ensemble, and ``line``, which uses all of them in another run.
+        ensemble, ``line``, which uses all of them in another run, and ``evaluated``, whether there
+        are scores of whole samples.
     """
     together = {record.experiment for record in results.at("predict") if record.fold == ENSEMBLE}
     groups: dict[str, list[Model]] = {}
@@ -39,7 +59,8 @@ def describe_models(results: Results) -> list[dict[str, Any]]:
     return [
         {
             "experiment": name,
-            "cards": [_card(model) for model in models],
+            "cards": [_card(model, _checkpoint(config, name)) for model in models],
+            "evaluated": bool((results.scores["experiment"] == name).any()),
             "together": len(models) > 1 and (name in together or models[0].brought),
             "line": use_again([model.path for model in models]) if len(models) > 1 else "",
         }
@@ -61,14 +82,20 @@ def use_again(paths: Sequence[Path]) -> str:
     return f"model: {names[0] if len(names) == 1 else '[' + ', '.join(names) + ']'}"
 
 
-def _card(model: Model) -> dict[str, Any]:
+def _checkpoint(config: Mapping[str, Any], experiment: str) -> str:
+    """Return which weights predict; empty if the settings do not say."""
+    own = {**config, **config.get("experiments", {}).get(experiment, {})}
+    return own.get("prediction", {}).get("checkpoint", "")
+
+
+def _card(model: Model, checkpoint: str) -> dict[str, Any]:
     says = model.description
     return {
         "fold": model.fold,
         "brought": model.brought,
         "path": model.path.as_posix(),
         "line": use_again([model.path]),
-        "facts": [(name, text) for name, text in _facts(model) if text],
+        "facts": [(name, text) for name, text in _facts(model, checkpoint) if text],
         "scores": list(_scores(says)),
         "curve": bool(model.history) and not model.brought,
         "parts": list(_parts(says.get("samples", {}))),
@@ -77,12 +104,13 @@ def _card(model: Model) -> dict[str, Any]:
     }
 
 
-def _facts(model: Model) -> Iterator[tuple[str, str]]:
+def _facts(model: Model, checkpoint: str) -> Iterator[tuple[str, str]]:
     says = model.description
-    architecture, training = says.get("architecture", {}), says.get("settings", {}).get("training")
+    architecture = says.get("architecture", {})
     data = ("in_channels", "classes")
     yield "Learned from", _count(says.get("samples", {}).get("train", {}))
     yield "Watched on", _count(says.get("samples", {}).get("validation", {}))
+    yield "Left out", _left_out(says.get("left_out", ()))
     yield "Began with", _start(says)
     yield "Channels", str(says.get("channels", ""))
     spacings = says.get("spacings") or [says[key] for key in ("spacing",) if key in says]
@@ -92,9 +120,97 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
     yield "Network", _list({k: v for k, v in architecture.items() if k not in data})
     yield "Parameters", f"{says['parameters']:,}" if says.get("parameters") else ""
     yield "Context", _context(architecture)
-    yield "Training", _schedule(training or {})
+    yield from _learning(says)
+    yield "Predicted with", _weights(says, checkpoint)
     yield "Device", ", ".join(str(says[key]) for key in ("device", "precision") if says.get(key))
     yield "Time", _time(model.path.parent)
+
+
+def _learning(says: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Say how a network was trained; what an older file does not say is left out."""
+    training = says.get("settings", {}).get("training") or {}
+    yield "Training", _schedule(training)
+    yield "Seed", str(training.get("seed", ""))
+    yield (
+        "Augmentation",
+        _augmentation(training["augmentation"]) if "augmentation" in training else "",
+    )
+    yield "Loss", _loss(says, training)
+    if "ema" in training:
+        ema = training["ema"]
+        yield "Average of weights", f"exponential (EMA), decay {ema:g}" if ema else "none"
+    yield "Early stopping", _stopping(says, training)
+
+
+def _augmentation(settings: Mapping[str, Any]) -> str:
+    """Say what is done to tiles, leaving out what is set to nothing.
+
+    Examples
+    --------
+    >>> _augmentation({"flips": True, "scale": 0.1, "noise": 0.0, "elastic": {"sigma": 0}})
+    'mirror images, size ± 10%'
+    >>> _augmentation({"flips": False})
+    'none'
+    """
+    parts = []
+    for key, text in AUGMENTATIONS.items():
+        value = settings.get(key)
+        if isinstance(value, Mapping):
+            parts += [text.format(**value)] if value["sigma"] else []
+        elif value:
+            parts.append(text.format(value))
+    return ", ".join(parts) or "none"
+
+
+def _loss(says: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    """Say what the cross-entropy is weighted by."""
+    if not {"class_balance", "separation"} <= training.keys():
+        return ""
+    parts = []
+    if training["class_balance"]:
+        pairs = zip(says.get("classes", ()), says.get("class_weights", ()), strict=False)
+        weights = ", ".join(f"{name} {weight:.3g}" for name, weight in pairs)
+        parts.append(f"class balance ({weights})" if weights else "class balance")
+    if training["separation"]:
+        parts.append("separation of touching objects")
+    return f"cross-entropy, {'weighted by ' + ' and '.join(parts) if parts else 'not weighted'}"
+
+
+def _stopping(says: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    if "patience" not in training:
+        return ""
+    if not training["patience"]:
+        return "off"
+    after = says.get("stopped_early_after")
+    return (
+        f"after {training['patience']} validations, one every {training['validate_every']} steps, "
+        f"without a lower loss: {'not reached' if after is None else f'at step {after}'}"
+    )
+
+
+def _weights(says: Mapping[str, Any], checkpoint: str) -> str:
+    """Say which weights predicted, and why there are these."""
+    if not checkpoint:
+        return ""
+    step = says.get("scores", {}).get(checkpoint, {}).get("step")
+    validated = bool(says.get("samples", {}).get("validation"))
+    why = CHECKPOINTS[checkpoint if validated else "last"]
+    return f"{checkpoint} weights{'' if step is None else f', of step {step}'}: {why}"
+
+
+def _left_out(samples: Sequence[Mapping[str, str]]) -> str:
+    """Count the samples that could not be learned from.
+
+    Examples
+    --------
+    >>> _left_out([{"sample": "em/a", "message": "the file is truncated"}])
+    '1 sample, which failed in an earlier step'
+    """
+    if not samples:
+        return ""
+    return (
+        f"{len(samples)} sample{'' if len(samples) == 1 else 's'}, which failed in an earlier step"
+    )
 
 
 def _count(identities: Mapping[str, str]) -> str:

@@ -103,7 +103,7 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "sizes": size_charts(results, kinds_of_objects(settings)),
         "calibrations": reliability_charts(results.scores),
         **_training([model for model in results.models if not model.brought]),
-        "cards": describe_models(results),
+        "cards": describe_models(results, settings.get("config", {})),
         "proof": build_proof(results),
         "datasets": _datasets(results),
         **_sample_table(results.scores),
