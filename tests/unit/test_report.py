@@ -848,6 +848,18 @@ def test_accuracy_is_shown_against_cost(tmp_path):
         "Chosen for plain, fold 0: depth 2, because of this; batch 1, because of that" in page.html
     )
     assert any(name.startswith("costs-") for name in manifest["figures"])
+    # Chart and table say on how much, and with which weights.
+    text, tiles = (
+        section(page, "training"),
+        f"on at most {VALIDATION_TILES} tiles of the validation",
+    )
+    assert (
+        f"{tiles} samples and with the best weights, even where prediction.checkpoint: last" in text
+    )
+    assert f"Loss, Dice and pixel error: of the best weights, {tiles} samples" in text
+    assert "<td>nested</td><td>0</td><td>2</td>" in page.html
+    for cell in ("100", "0.25", "0.9000", "–"):
+        assert f'<td class="num">{cell}</td>' in page.html
 
 
 def test_charts_of_earlier_pages_are_removed(tmp_path):
