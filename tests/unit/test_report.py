@@ -248,6 +248,7 @@ def describe_model(**changes):
         "class_weights": [0.64551, 2.21804],
         "device": "cuda",
         "precision": "bfloat16",
+        "hardware": ["NVIDIA A", "NVIDIA B"],
         "fingerprint": "f00d" * 16,
         "intensity": {"method": "percentile", "low": 1, "high": 99.8},
         "left_out": [{"sample": "em/c", "message": "truncated"}],
@@ -324,6 +325,7 @@ def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
         ),
         ("Predicted with", "best weights, of step 70: the lowest validation loss"),
         ("Device", "cuda, bfloat16"),
+        ("Hardware", "NVIDIA A, then NVIDIA B"),
     ],
 )
 def test_a_card_has_a_row_for_each_fact(described, name, value):

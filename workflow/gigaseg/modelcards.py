@@ -123,6 +123,7 @@ def _facts(model: Model, checkpoint: str) -> Iterator[tuple[str, str]]:
     yield from _learning(says)
     yield "Predicted with", _weights(says, checkpoint)
     yield "Device", ", ".join(str(says[key]) for key in ("device", "precision") if says.get(key))
+    yield "Hardware", ", then ".join(says.get("hardware", ()))
     yield "Time", _time(model.path.parent)
 
 
