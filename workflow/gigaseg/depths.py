@@ -10,10 +10,10 @@ import torch
 
 from .curves import Scores
 from .inference import Predictor, prepare
-from .lanes import Lane
+from .lanes import Lane, open_lane
 from .networks import at_depth, depths_of, multiply_adds
 from .patches import Batch
-from .runtime import Runtime
+from .runtime import Runtime, memory_explained
 from .tiling import TileGrid
 from .training import confusion_matrix, output_window, weighted_cross_entropy
 from .unet import Network
@@ -22,6 +22,43 @@ COLUMNS = ("depth", "multiply_adds", "seconds_per_mpx", "loss", "dice", "error")
 OUTPUT = 256  # px in y and x; the tile that is timed predicts about this much
 
 Row = dict[str, float]
+
+
+def measure_depths(
+    network: Network, batches: Iterable[Batch], runtime: Runtime, *, tile: int
+) -> list[Row]:
+    """Score and time every depth of a network at the end of its training.
+
+    Parameters
+    ----------
+    network, batches
+        As for `score_depths`.
+    runtime : Runtime
+        Of the training.
+    tile : int
+        Side of the batches' tiles in px, for the message.
+
+    Returns
+    -------
+    list of dict
+        As of `score_depths`, with ``seconds_per_mpx``, which differ from run to run.
+
+    Raises
+    ------
+    RuntimeError
+        If the device has too little memory; names the settings to lower.
+    """
+    lane = open_lane(runtime.device)
+    advice = (
+        f"the memory of the {runtime.device} device is too small to score and time the trained "
+        f"network, of width {network.architecture.width}, on tiles of {tile} px: run again where "
+        f"more is free, and the training goes on from its last checkpoint, or lower training.tile "
+        f"or network.width"
+    )
+    with memory_explained(advice):
+        rows = score_depths(network, batches, lane.device)
+        seconds = time_depths(network, runtime, lane)
+    return [{**row, "seconds_per_mpx": seconds[int(row["depth"])]} for row in rows]
 
 
 def score_depths(network: Network, batches: Iterable[Batch], device: torch.device) -> list[Row]:

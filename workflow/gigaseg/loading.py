@@ -9,9 +9,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from .models import read_model, read_weights, weights_file
+from .models import read_model, read_weights, spacings_of, weights_file
 from .networks import at_depth, build
+from .scales import Spacing, check_start
 from .unet import Architecture, Network
+
+# What an architecture has of the data, and what it is called for users.
+OF_DATA = {"in_channels": "the number of channels", "classes": "the number of classes"}
 
 
 def load_model(
@@ -56,6 +60,42 @@ def load_model(
     if depth is not None:
         network = at_depth(network, depth)
     return network.eval(), metadata
+
+
+def load_start(
+    model_json: Path, architecture: Architecture, spacings: Mapping[str, Spacing], tolerance: float
+) -> Network:
+    """Load the network that a training starts from.
+
+    Parameters
+    ----------
+    model_json : Path
+    architecture : Architecture
+        Of the network to be trained.
+    spacings, tolerance
+        Of the samples it is trained on: see `gigaseg.scales.check_start`.
+
+    Raises
+    ------
+    ValueError
+        If its file is at fault, it is of another architecture, or has learned objects of another
+        size.
+    """
+    network, metadata = load_model(model_json)
+    check_start(spacings, spacings_of(metadata), tolerance)
+    there = network.architecture.to_dict()
+    differing = [
+        f"{OF_DATA.get(key, f'network.{key}')} is {asked}, there {there[key]}"
+        for key, asked in architecture.to_dict().items()
+        if key != "dropout" and asked != there[key]  # dropout has no weights
+    ]
+    if differing:
+        raise ValueError(
+            f"training cannot start from the network in {model_json}: {'; '.join(differing)}. Make "
+            f"them the same (datasets.channels chooses channels, target the classes), or train "
+            f"without start_from"
+        )
+    return network
 
 
 def read_architecture(model_json: Path, metadata: Mapping[str, Any]) -> Architecture:

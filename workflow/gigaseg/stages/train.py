@@ -16,29 +16,20 @@ import torch
 from ..checkpoints import Checkpoint, Checkpoints, Progress
 from ..classes import NAMES
 from ..curves import COLUMNS, format_row
-from ..depths import format_table, score_depths, time_depths
+from ..depths import format_table, measure_depths
 from ..fingerprints import canonical_json, digest, fingerprint
 from ..geometry import UNetGeometry
-from ..lanes import open_lane
 from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
-from ..loading import load_model
+from ..loading import load_start
 from ..manifests import write_atomically, write_manifest
-from ..models import FORMAT, spacings_of
+from ..models import FORMAT
 from ..networks import count_parameters
 from ..pace import Pace
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
-from ..runtime import (
-    Runtime,
-    choose_runtime,
-    hardware_name,
-    keep_freed_memory,
-    memory_explained,
-    repeatable,
-)
+from ..runtime import Runtime, choose_runtime, hardware_name, keep_freed_memory, repeatable
 from ..sampling import TileSource, load_within
-from ..scales import check_start
 from ..sizing import choose_sizes
 from ..training import fit, initialise, take_steps
 from ..unet import Architecture, Network
@@ -49,8 +40,6 @@ logger = logging.getLogger(__name__)
 LIBRARIES = ("torch", "lightning", "numpy")
 MEMORY = 2 * 2**30  # bytes for decoded images, targets and weights; what does not fit is read again
 VALIDATION_TILES = 32
-# What an architecture has of the data, and what it is called for users.
-OF_DATA = {"in_channels": "the number of channels", "classes": "the number of classes"}
 FOLLOWER = "from gigaseg.stages.train import follow; follow()"
 
 
@@ -306,7 +295,9 @@ def _prepare(
         validation = ValidationBatches(held_out, VALIDATION_TILES)
     network = initialise(architecture, training["seed"])
     if job["start"] is not None:
-        start = load_start(Path(job["start"]), architecture, lesson, training["spacing_tolerance"])
+        start = load_start(
+            Path(job["start"]), architecture, lesson.spacing_of, training["spacing_tolerance"]
+        )
         network.load_state_dict(start.state_dict())
     return _Task(lesson, settings["target"], training, class_weights, network, batches, validation)
 
@@ -322,44 +313,6 @@ def _hardware(task: _Task, progress: Progress | None) -> list[str]:
     """List the kinds of hardware on which the steps of a training were taken, this one last."""
     own = hardware_name(torch.device(task.training["device"]))
     return [*(name for name in (progress.hardware if progress else ()) if name != own), own]
-
-
-def load_start(
-    model_json: Path, architecture: Architecture, lesson: Lesson, tolerance: float
-) -> Network:
-    """Load the network that a training starts from.
-
-    Parameters
-    ----------
-    model_json : Path
-    architecture : Architecture
-        Of the network to be trained.
-    lesson : Lesson
-        What it is trained on.
-    tolerance : float
-        See `gigaseg.scales.check_start`.
-
-    Raises
-    ------
-    ValueError
-        If its file is at fault, it is of another architecture, or has learned objects of another
-        size.
-    """
-    network, metadata = load_model(model_json)
-    check_start(lesson.spacing_of, spacings_of(metadata), tolerance)
-    there = network.architecture.to_dict()
-    differing = [
-        f"{OF_DATA.get(key, f'network.{key}')} is {asked}, there {there[key]}"
-        for key, asked in architecture.to_dict().items()
-        if key != "dropout" and asked != there[key]  # dropout has no weights
-    ]
-    if differing:
-        raise ValueError(
-            f"training cannot start from the network in {model_json}: {'; '.join(differing)}. Make "
-            f"them the same (datasets.channels chooses channels, target the classes), or train "
-            f"without start_from"
-        )
-    return network
 
 
 class _Curve:
@@ -415,19 +368,10 @@ def _write_depths(folder: Path, task: _Task, best: Checkpoint) -> list[dict[str,
     """Write a table of what each depth scores and costs; return what is the same in every run."""
     runtime = Runtime(task.training["device"], task.training["precision"])
     task.network.load_state_dict(best.state)
-    lane = open_lane(runtime.device)
-    advice = (
-        f"the memory of the {runtime.device} device is too small to score and time the trained "
-        f"network, of width {task.network.architecture.width}, on tiles of "
-        f"{task.training['tile']} px: run again where more is free, and the training goes on from "
-        f"its last checkpoint, or lower training.tile or network.width"
-    )
-    with memory_explained(advice):
-        rows = score_depths(task.network, task.validation or (), lane.device)
-        seconds = time_depths(task.network, runtime, lane)
-    timed = [{**row, "seconds_per_mpx": seconds[int(row["depth"])]} for row in rows]
-    write_atomically(folder / "depths.csv", format_table(timed))
-    return [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in rows]
+    rows = measure_depths(task.network, task.validation or (), runtime, tile=task.training["tile"])
+    write_atomically(folder / "depths.csv", format_table(rows))
+    lasting = [{k: v for k, v in row.items() if k != "seconds_per_mpx"} for row in rows]
+    return [{k: v if math.isfinite(v) else None for k, v in row.items()} for row in lasting]
 
 
 def _line(row: Mapping[str, float], steps: int) -> str:
