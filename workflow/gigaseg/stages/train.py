@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..checkpoints import Checkpoint, Checkpoints, Progress
 from ..classes import NAMES
@@ -311,7 +310,7 @@ def _kept(training: Mapping[str, Any], progress: Progress | None) -> Mapping[str
 
 def _hardware(task: _Task, progress: Progress | None) -> list[str]:
     """List the kinds of hardware on which the steps of a training were taken, this one last."""
-    own = hardware_name(torch.device(task.training["device"]))
+    own = hardware_name(next(task.network.parameters()).device)
     return [*(name for name in (progress.hardware if progress else ()) if name != own), own]
 
 
