@@ -25,8 +25,8 @@ def describe_choices(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
     -------
     list of dict
         ``experiment``, ``fold``, ``metric``, ``aggregation``, ``samples`` (in words), their
-        ``names``, ``chosen``, ``score``, ``cross_score``, ``hints``, ``charts`` and ``rows``, the trials, with
-        ``left_out`` more.
+        ``names``, ``chosen``, ``score``, ``cross_score``, ``hints``, ``charts`` and ``rows``, the
+        trials, with ``left_out`` more.
     """
     return [_describe(one) for one in tuned]
 
