@@ -295,6 +295,16 @@ def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
     assert "brought" not in section(page, "training")
 
 
+def test_an_ensemble_that_is_brought_says_what_its_files_tell(tmp_path):
+    root, files = write_results(tmp_path, samples=1), []
+    for name in ("one.json", "other.json"):
+        files.append(str(tmp_path / name))
+        (tmp_path / name).write_text(json.dumps(describe_model()))
+    page, _ = make(root, {"models": {"brought": files}})
+    text = section(page, "models")
+    assert "these 2 models. As far as their files tell, none has learned from a sample that" in text
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -75,6 +75,7 @@ def write_sample(
     channels: int = 1,
     objects: int = 3,
     spacing: tuple[float, ...] = (1.0, 0.5, 0.5),
+    **made_from: Any,
 ) -> dict[str, Any]:
     """Write the stores of one sample and return its entry for the manifest of weigh."""
     random = np.random.default_rng(list(name.encode()))
@@ -95,7 +96,10 @@ def write_sample(
         spacing=spacing,
         levels=1,
         channel_names=[f"channel {k}" for k in range(channels)],
-        attributes={"statistics": {"quantiles": list(QUANTILES), "volume": statistics}},
+        attributes={
+            "statistics": {"quantiles": list(QUANTILES), "volume": statistics},
+            **made_from,
+        },
     )
     weighed = root / "weigh" / "d" / f"{name}.zarr"
     create_array(weighed, "target", target.shape, np.uint8, storage=STORAGE)[...] = target
@@ -395,9 +399,9 @@ def test_the_tolerance_of_spacings_is_no_reason_to_train_again(weigh: Path) -> N
     assert weights.stat().st_mtime_ns == written
 
 
-def start_from(weigh: Path, start: Path, **changes: Any) -> None:
+def start_from(weigh: Path, start: Path, name: str = "further", **changes: Any) -> None:
     settings = {**change(**changes), "start_from": {"model": "m", "weights": "w"}}
-    manifest = weigh.parent.parent / "train" / "squares" / "further.json"
+    manifest = weigh.parent.parent / "train" / "squares" / f"{name}.json"
     train.run(
         manifest=manifest, weigh=[weigh], settings=settings, code="c0de", threads=1, start=start
     )
@@ -468,6 +472,29 @@ def test_a_device_too_small_to_score_the_model_names_what_to_change(
     )
     with pytest.raises(RuntimeError, match=message):
         run(weigh)
+
+
+def test_a_model_lists_all_that_has_formed_its_weights(tmp_path: Path) -> None:
+    file = {"name": "a.tif", "size": 3, "sha256": "f"}
+    made_from = {"inputs": {"image": file}, "settings": {"planes": [0, 6]}}
+    entries = [write_sample(tmp_path, "a", **made_from), write_sample(tmp_path, "b")]
+    first = run(write_lot(tmp_path, entries), train=["d/a"], validation=["d/b"])
+    own = {"sample": "d/a", "image": file, "planes": [0, 6]}
+    model = json.loads((first / "model.json").read_text())
+    assert model["learned"] == [own]
+    weigh = tmp_path / "weigh" / "d-0000.json"
+    start_from(weigh, first / "model.json", train=["d/b"], validation=[])
+    further = json.loads((first.parent / "further" / "model.json").read_text())
+    assert further["learned"] == [{"sample": "d/b"}, own]
+    # Older files name only their own samples, and what is learned from twice is listed once.
+    del model["learned"]
+    (first / "model.json").write_text(json.dumps(model))
+    start_from(weigh, first / "model.json", "again", train=["d/b"], validation=[])
+    further = json.loads((first.parent / "again" / "model.json").read_text())
+    assert further["learned"] == [{"sample": "d/b"}, {"sample": "d/a"}]
+    start_from(weigh, first.parent / "again" / "model.json", "third", train=["d/b"], validation=[])
+    third = json.loads((first.parent / "third" / "model.json").read_text())
+    assert third["learned"] == further["learned"]
 
 
 def test_a_gpu_that_is_not_there_leaves_no_model(

@@ -28,6 +28,7 @@ class Source:
     spacing: tuple[float, ...]
     fingerprint: str
     objects: Objects
+    origin: Mapping[str, Any]
 
     @property
     def channels(self) -> int:
@@ -68,6 +69,11 @@ class Lesson:
     def spacing_of(self) -> dict[str, tuple[float, ...]]:
         """Spacings of all samples by name."""
         return {s.sample.name: s.spacing for s in (*self.train, *self.validation)}
+
+    @property
+    def learned(self) -> list[dict[str, Any]]:
+        """The training samples, and what tells them from others of the same name."""
+        return [{"sample": s.sample.name, **s.origin} for s in self.train]
 
     @property
     def identities(self) -> dict[str, dict[str, str]]:
@@ -139,7 +145,14 @@ def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> 
         volume.spacing,
         entry["fingerprint"],
         Objects(**entry["cross_sections"]),
+        _origin(volume.attributes),
     )
+
+
+def _origin(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which planes of which file an image is, as far as its store knows."""
+    image = made_from.get("inputs", {}).get("image")
+    return {"image": image, "planes": made_from["settings"]["planes"]} if image else {}
 
 
 def _compare_channels(sources: Sequence[Source]) -> None:

@@ -48,8 +48,8 @@ def describe_models(results: Results, config: Mapping[str, Any]) -> list[dict[st
     -------
     list of dict
         ``experiment``, ``cards``, one per model, ``together``, whether they predicted as an
-        ensemble, ``line``, which uses all of them in another run, and ``evaluated``, whether there
-        are scores of whole samples.
+        ensemble, ``brought``, whether they were trained elsewhere, ``line``, which uses all of them
+        in another run, and ``evaluated``, whether there are scores of whole samples.
     """
     together = {record.experiment for record in results.at("predict") if record.fold == ENSEMBLE}
     groups: dict[str, list[Model]] = {}
@@ -62,6 +62,7 @@ def describe_models(results: Results, config: Mapping[str, Any]) -> list[dict[st
             "cards": [_card(model, _checkpoint(config, name)) for model in models],
             "evaluated": bool((results.scores["experiment"] == name).any()),
             "together": len(models) > 1 and (name in together or models[0].brought),
+            "brought": models[0].brought,
             "line": use_again([model.path for model in models]) if len(models) > 1 else "",
         }
         for name, models in groups.items()

@@ -137,6 +137,25 @@ def spacings_of(description: Mapping[str, Any]) -> list[list[float]]:
     return description.get("spacings") or [description["spacing"]]
 
 
+def learned_by(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the samples that a model has learned from, and the model it started from before it.
+
+    Returns
+    -------
+    list of dict
+        ``sample``, ``<dataset>/<sample>``, and if it was noted ``image``, the identity of the file,
+        see `gigaseg.fingerprints.file_identity`, with ``planes``, those that were used.
+
+    Examples
+    --------
+    >>> learned_by({"samples": {"train": {"cells/a": "1f0c"}, "validation": {"cells/b": "77ab"}}})
+    [{'sample': 'cells/a'}]
+    """
+    # The first versions told only the names of its own samples.
+    named = [{"sample": name} for name in description["samples"].get("train", ())]
+    return list(description.get("learned") or named)
+
+
 def check_together(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """Raise ValueError unless two models may stand in one ensemble."""
     for key in ("target", "intensity", "spacing"):
