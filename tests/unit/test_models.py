@@ -312,6 +312,8 @@ def test_a_model_that_is_brought_is_not_trained(tmp_path):
 def test_several_models_are_an_ensemble(tmp_path):
     paths = [str(write(tmp_path / name)) for name in "ab"]
     assert planned(model=paths).models("one", "0") == paths
+    near = str(write(tmp_path / "near", spacing=[1, 1.05, 1]))
+    assert planned(model=[*paths, near]).models("one", "0") == [*paths, near]
     other = str(write(tmp_path / "c", intensity={"method": "standard"}))
     [problem] = resolved(model=[*paths, other])[1]
     assert "must agree in intensity" in problem

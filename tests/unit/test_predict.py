@@ -56,6 +56,16 @@ def write_image(store, image):
     )
 
 
+def write_pyramid(store, image, **attributes):
+    """Put an image with all its levels in place of one that is there."""
+    shutil.rmtree(store)
+    pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=STORAGE)
+    for block in blocks(image.shape[-3:], pyramid.shards[-3:]):
+        pyramid[(..., *block.slices)] = image[(..., *block.slices)]
+    facts, levels = {"statistics": statistics(image), **attributes}, pyramid.finish()
+    commit_image(store, spacing=(9, 0.1, 0.1), levels=levels, channel_names=["a"], attributes=facts)
+
+
 class Project:
     """A results folder as convert and train leave it."""
 
@@ -655,6 +665,31 @@ def test_models_of_another_kind_are_no_ensemble(project):
         project.predict()
 
 
+def test_folds_trained_at_near_spacings_predict_together(ensemble):
+    together = ensemble.predict()
+    network = ensemble.networks[1]
+    ensemble.write_trained(1, network, "model 7", spacing=[0.5, 0.104, 0.097])
+    shutil.rmtree(ensemble.root / "predict")
+    assert ensemble.predict() == together
+    assert together["large"]["level"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spacing", "message"),
+    [
+        (
+            [0.5, 0.2, 0.2],
+            "would read levels [0, 1] of the image: use them in experiments",
+        ),
+        ([0.5, 0.7, 0.7], "the model was trained at 0.7 x 0.7"),
+    ],
+)
+def test_models_of_other_spacings_do_not_predict_together(ensemble, spacing, message):
+    write_pyramid(ensemble.root / "convert/d/large.ome.zarr", ensemble.images["large"])
+    ensemble.write_trained(1, ensemble.networks[1], "model 7", spacing=spacing)
+    assert message in ensemble.predict()["large"]["message"]
+
+
 def test_a_model_file_predicts_what_its_training_would(project, tmp_path_factory):
     trained = project.predict()["large"]
     away = tmp_path_factory.mktemp("away") / "model"
@@ -674,16 +709,7 @@ def test_a_model_file_predicts_what_its_training_would(project, tmp_path_factory
 def coarse(project):
     """Make the model one that was trained at twice the spacing of the images, with pyramids."""
     for name, image in project.images.items():
-        store = project.root / f"convert/d/{name}.ome.zarr"
-        shutil.rmtree(store)
-        pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=STORAGE)
-        for block in blocks(image.shape[-3:], pyramid.shards[-3:]):
-            pyramid[(..., *block.slices)] = image[(..., *block.slices)]
-        facts = {"statistics": statistics(image)}
-        levels = pyramid.finish()
-        commit_image(
-            store, spacing=(9, 0.1, 0.1), levels=levels, channel_names=["a"], attributes=facts
-        )
+        write_pyramid(project.root / f"convert/d/{name}.ome.zarr", image)
     project.write_trained(0, project.network, "m", spacing=[1, 0.2, 0.21])
     return project
 

@@ -157,8 +157,12 @@ def learned_by(description: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_together(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Raise ValueError unless two models may stand in one ensemble."""
-    for key in ("target", "intensity", "spacing"):
+    """Raise ValueError unless two models may stand in one ensemble.
+
+    Spacings are compared with those of an image, see `gigaseg.ensembles.Model.choose_level`: those
+    of folds differ as their training samples may.
+    """
+    for key in ("target", "intensity"):
         if one[key] != other[key]:
             raise ValueError(
                 f"the models of an ensemble must agree in {key}, not have {one[key]} and "
