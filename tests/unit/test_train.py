@@ -15,7 +15,7 @@ from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.ledger import digest
 from gigaseg.loading import load_model
 from gigaseg.manifests import write_manifest
-from gigaseg.stages import train
+from gigaseg.stages import read_entries, train
 from gigaseg.tally import count_chunks
 from gigaseg.volumes import commit_arrays, commit_image, create_array
 from gigaseg.weights import encode_target, separation
@@ -216,6 +216,26 @@ def test_what_is_auto_is_chosen_once_and_recorded(
     assert [reason.split(",")[0] for reason in says["chosen"][1:]] == ["tile 80 px", "batch 1"]
     assert "chose depth 2, because" in caplog.text
     assert (says["settings"]["training"]["tile"], says["settings"]["training"]["batch"]) == (80, 1)
+
+
+def test_what_is_auto_is_the_same_for_every_fold(tmp_path: Path) -> None:
+    entries = [write_sample(tmp_path, name) for name in "abc"]
+    entries[2]["cross_sections"] = {"count": 7, "diameter": 15.0}
+    entries[0]["cross_sections"] = {"count": 3, "diameter": 5.0}
+    weigh = write_lot(tmp_path, entries)
+    folds = [{"train": ["d/a", "d/b"], "validation": ["d/c"]}]
+    folds.append({"train": ["d/c"], "validation": ["d/a", "d/b"]})
+    entered = {f"d/{name}": entry for name, entry in read_entries(weigh).items()}
+    first, second = (lessons.read_lesson(entered, change(**fold)).extent for fold in folds)
+    assert first == second  # side, diameter and pixels, on which depth, tile and batch rest
+    assert (first.diameter, first.pixels) == (15, 3 * 40 * 44)
+    open_ = {"network": {"depth": "auto"}, "training": {"tile": "auto", "batch": "auto"}}
+    one, other = (
+        json.loads((run(weigh, f"fold-{k}", **fold, **open_) / "model.json").read_text())
+        for k, fold in enumerate(folds)
+    )
+    assert one["chosen"] == other["chosen"]
+    assert one["architecture"] == other["architecture"]
 
 
 def test_a_tile_that_fits_no_memory_is_an_error(weigh: Path) -> None:

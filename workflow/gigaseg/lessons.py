@@ -51,9 +51,10 @@ class Lesson:
 
     @property
     def extent(self) -> Extent:
-        """How large images and objects are, of the training samples."""
-        shapes = [source.sample.image.shape[1:] for source in self.train]
-        return Extent.of(shapes, [source.objects for source in self.train])
+        """How large images and objects are, of all samples: the same for every fold."""
+        both = [*self.train, *self.validation]
+        shapes = [source.sample.image.shape[1:] for source in both]
+        return Extent.of(shapes, [source.objects for source in both])
 
     @property
     def spacing(self) -> tuple[float, ...]:
