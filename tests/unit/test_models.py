@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 from gigaseg.fingerprints import file_identity
 from gigaseg.lineage import check_learned
-from gigaseg.models import read_model, read_weights
+from gigaseg.models import read_model, read_weights, spacings_of
 from gigaseg.plan import Plan, load
 from gigaseg.samples import Sample
 from gigaseg.settings import SettingsError, resolve
@@ -66,6 +66,21 @@ def test_a_model_file_decides_network_and_target(tmp_path):
     assert settings["experiments"]["two"]["network"]["width"] == 16
 
 
+def test_a_model_may_say_that_its_spacing_is_not_known_but_not_nothing(tmp_path):
+    path = write(tmp_path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"spacing": None}))
+    assert spacings_of(read_model(path)) == [None]
+    # Older files said 1 µm for it, newer ones mean that.
+    assert spacings_of(content) == [[1, 1, 1], None]
+    assert spacings_of(content | {"learned": []}) == [[1, 1, 1]]
+    assert spacings_of(content | {"spacing": [1, 1, 2]}) == [[1, 1, 2]]
+    del content["spacing"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="has no spacing"):
+        read_model(path)
+
+
 def test_what_a_model_file_says_too_may_be_said(tmp_path):
     own = {"target": "interior_boundary", "network": {"depth": 2}}
     assert resolved(model=str(write(tmp_path)), **own)[1] == []
@@ -93,6 +108,7 @@ def test_what_contradicts_a_model_file_is_refused(tmp_path, own, message):
         ({"format": None}, "does not describe a model"),
         ({"intensity": None}, "has no intensity"),
         ({"spacing": 1}, "has the spacing 1"),
+        ({"scores": None}, "has no scores"),
         ({"target": "nuclei"}, "has the target 'nuclei', which is not one of foreground"),
         ({"weights": {}}, "names no weights"),
         ({"weights": {"best": "../best.safetensors"}}, "must be a .safetensors file beside it"),

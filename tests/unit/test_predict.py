@@ -740,6 +740,28 @@ def test_an_image_is_predicted_at_the_level_that_was_trained_at(coarse):
     assert "prediction.spacing_tolerance" in entries["small"]["message"]
 
 
+def test_a_coarser_level_is_said(coarse, caplog):
+    with caplog.at_level("INFO"):
+        coarse.predict()
+    told = "predicted from level 1 of the image's pyramid, 0.2 x 0.2 µm per pixel (y x), as the mo"
+    assert told in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        coarse.predict(spacing_tolerance=9.0)  # then it is level 0
+    assert "tile" in caplog.text
+    assert "pyramid" not in caplog.text
+
+
+def test_spacings_that_are_not_known_are_not_compared_with_known_ones(coarse):
+    store, image = coarse.root / "convert/d/large.ome.zarr", coarse.images["large"]
+    write_pyramid(store, image, spacing_known=False)
+    assert "the spacing of the image is not known" in coarse.predict()["large"]["message"]
+    coarse.write_trained(0, coarse.network, "m", spacing=None)
+    assert coarse.predict()["large"]["level"] == 0
+    write_pyramid(store, image)
+    assert "the images the model was trained on is not" in coarse.predict()["large"]["message"]
+
+
 @pytest.mark.parametrize("shard", [16, 64])
 def test_shards_and_parts_never_change_a_prediction_from_a_coarser_level(coarse, shard):
     tile = ARCHITECTURE.geometry.input_size(8)

@@ -412,6 +412,22 @@ def test_spacings_that_are_near_or_wanted_are_learned_from(tmp_path: Path) -> No
     run(weigh, "other", training={"spacing_tolerance": 1.0})
 
 
+def test_a_model_says_that_its_spacing_is_not_known(tmp_path: Path) -> None:
+    scale: dict[str, Any] = {"spacing": (1.0, 1.0, 1.0), "spacing_known": False}
+    silent = [write_sample(tmp_path, name, **scale) for name in "abc"]
+    model = run(write_lot(tmp_path, silent)) / "model.json"
+    says = json.loads(model.read_text())
+    assert says["spacing"] is None
+    assert says["spacings"] == [None]
+    start_from(tmp_path / "weigh" / "d-0000.json", model)
+    with pytest.raises(
+        ValueError, match=r"sample d/b has a spacing of 0\.5 x 0\.5 .*d/a is not kn"
+    ):
+        run(write_lot(tmp_path, [silent[0], *(write_sample(tmp_path, n) for n in "bc")]), "mixed")
+    with pytest.raises(ValueError, match="model in start_from was trained on is not known"):
+        start_from(write_lot(tmp_path, [write_sample(tmp_path, n) for n in "abc"]), model, "known")
+
+
 def test_the_tolerance_of_spacings_is_no_reason_to_train_again(weigh: Path) -> None:
     weights = run(weigh) / "last.safetensors"
     written = weights.stat().st_mtime_ns

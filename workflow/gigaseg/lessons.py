@@ -25,7 +25,7 @@ class Source:
 
     sample: Sample
     counts: Sequence[int]
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     fingerprint: str
     objects: Objects
     origin: Mapping[str, Any]
@@ -57,17 +57,17 @@ class Lesson:
         return Extent.of(shapes, [source.objects for source in both])
 
     @property
-    def spacing(self) -> tuple[float, ...]:
-        """Spacing of the first training sample."""
+    def spacing(self) -> tuple[float, ...] | None:
+        """Spacing of the first training sample, None if it is not known."""
         return self.train[0].spacing
 
     @property
-    def spacings(self) -> list[tuple[float, ...]]:
-        """All spacings of the training samples."""
-        return sorted({source.spacing for source in self.train})
+    def spacings(self) -> list[tuple[float, ...] | None]:
+        """All spacings of the training samples: they are known of all, or of none."""
+        return sorted({source.spacing for source in self.train}, key=lambda known: known or ())
 
     @property
-    def spacing_of(self) -> dict[str, tuple[float, ...]]:
+    def spacing_of(self) -> dict[str, tuple[float, ...] | None]:
         """Spacings of all samples by name."""
         return {s.sample.name: s.spacing for s in (*self.train, *self.validation)}
 
@@ -100,7 +100,7 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
     ------
     ValueError
         If no training sample is left, a sample has no entry, or the samples differ in their number
-        of channels or, by more than the tolerance, in spacing.
+        of channels or, by more than the tolerance, in spacing, or it is known of some only.
     """
     left_out: list[dict[str, str]] = []
 
@@ -143,7 +143,7 @@ def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> 
     return Source(
         sample,
         entry["counts"],
-        volume.spacing,
+        volume.known_spacing,
         entry["fingerprint"],
         Objects(**entry["cross_sections"]),
         _origin(volume.attributes),
