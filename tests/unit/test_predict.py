@@ -56,10 +56,10 @@ def write_image(store, image):
     )
 
 
-def write_pyramid(store, image, **attributes):
+def write_pyramid(store, image, storage=STORAGE, **attributes):
     """Put an image with all its levels in place of one that is there."""
     shutil.rmtree(store)
-    pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=STORAGE)
+    pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=storage)
     for block in blocks(image.shape[-3:], pyramid.shards[-3:]):
         pyramid[(..., *block.slices)] = image[(..., *block.slices)]
     facts, levels = {"statistics": statistics(image), **attributes}, pyramid.finish()
@@ -738,6 +738,16 @@ def test_an_image_is_predicted_at_the_level_that_was_trained_at(coarse):
         in (entries["small"]["message"])
     )
     assert "prediction.spacing_tolerance" in entries["small"]["message"]
+    assert (
+        "storage.smallest_level is less than the larger side of level 0"
+        in (entries["small"]["message"])
+    )
+
+
+def test_the_level_that_was_missing_is_made_as_the_message_says(coarse):
+    store, image = coarse.root / "convert/d/small.ome.zarr", coarse.images["small"]
+    write_pyramid(store, image, storage=STORAGE | {"smallest_level": max(image.shape) - 1})
+    assert coarse.predict()["small"]["level"] == 1
 
 
 def test_a_coarser_level_is_said(coarse, caplog):

@@ -1,5 +1,7 @@
 """Spacings compared: the level a model reads of an image, and what may be learned from together."""
 
+import re
+
 import pytest
 from gigaseg.scales import check_alike, check_start, choose_level
 
@@ -43,6 +45,26 @@ def test_level(image, trained, level, reason):
 def test_a_known_spacing_is_not_compared_with_an_unknown_one(image, trained, message):
     with pytest.raises(ValueError, match=message):
         choose_level(image, 3, trained, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("trained", "remedy", "reason"),
+    [
+        (
+            (1, 1, 1),
+            "level 2 (1 x 1) would, and is made if storage.smallest_level is less than the larger "
+            "side of level 1; if the file is wrong, give datasets.spacing",
+            "the pyramid ends too early",
+        ),
+        ((1, 0.1, 0.1), "of that: if the file is wrong, give datasets.spacing", "finer than any"),
+        ((1, 0.35, 0.35), "of that: if the file is wrong, give datasets.spacing", "between two"),
+    ],
+)
+def test_a_level_that_could_be_made_is_named(trained, remedy, reason):
+    with pytest.raises(ValueError, match=re.escape(remedy)) as raised:
+        choose_level(FINE, 2, [trained], 0.1)
+    assert "pyramid (0.25 x 0.25, 0.5 x 0.5) comes within 10 %" in str(raised.value)
+    assert ("smallest_level" in str(raised.value)) == (reason == "the pyramid ends too early")
 
 
 def test_samples_are_learned_from_together_if_all_or_none_say_their_spacing():

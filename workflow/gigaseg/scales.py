@@ -1,8 +1,10 @@
 """The level of an image's pyramid at which objects have the size that a network has learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 Spacing = Sequence[float]  # µm along z, y, x
+
+FURTHER = 16  # levels by which a pyramid might go on: more than any image has
 
 
 def choose_level(
@@ -41,19 +43,43 @@ def choose_level(
     known = _comparable("the image", image, trained, "the model")
     if image is None:
         return 0
-    for level in range(levels):
-        own = [n * 2**level for n in image[-2:]]
-        if any(_is_near(own, spacing[-2:], tolerance) for spacing in known):
-            return level
-    seen = ", ".join(_write([n * 2**level for n in image[-2:]]) for level in range(levels))
-    learned = _list(known)
+    fitting = _levels(image, range(levels + FURTHER), known, tolerance)
+    if fitting and fitting[0] < levels:
+        return fitting[0]
+    seen = ", ".join(_write(_pixel(image, level)) for level in range(levels))
     raise ValueError(
         f"the image has a spacing of {_write(image[-2:])} µm (y x), the model was trained at "
-        f"{learned}, and no level of the image's pyramid ({seen}) comes within "
-        f"{100 * tolerance:g} % of that: if the file is wrong, give datasets.spacing; if the "
-        f"difference does not matter, raise prediction.spacing_tolerance; else train on images "
-        f"like this one"
+        f"{_list(known)}, and no level of the image's pyramid ({seen}) comes within "
+        f"{100 * tolerance:g} % of that: {_remedy(image, fitting)}if the file is wrong, give "
+        f"datasets.spacing; if the difference does not matter, raise "
+        f"prediction.spacing_tolerance; else train on images like this one"
     )
+
+
+def _levels(
+    image: Spacing, levels: Iterable[int], trained: Sequence[Spacing], tolerance: float
+) -> list[int]:
+    """List the levels at which a network was trained."""
+    return [
+        level
+        for level in levels
+        if any(_is_near(_pixel(image, level), own[-2:], tolerance) for own in trained)
+    ]
+
+
+def _remedy(image: Spacing, fitting: Sequence[int]) -> str:
+    """Say how a pyramid that ends too early gets the level that is missing, if one would fit."""
+    if not fitting:
+        return ""
+    level = fitting[0]
+    return (
+        f"level {level} ({_write(_pixel(image, level))}) would, and is made if "
+        f"storage.smallest_level is less than the larger side of level {level - 1}; "
+    )
+
+
+def _pixel(image: Spacing, level: int) -> list[float]:
+    return [n * 2**level for n in image[-2:]]
 
 
 def check_alike(spacings: Mapping[str, Spacing | None], tolerance: float) -> None:
