@@ -100,6 +100,22 @@ def test_file_spacing_is_used_where_the_sheet_has_none(lab, rng):
     assert lab.convert(row(image))[0]["spacing"] == [1, 0.5, 0.5]
 
 
+def test_a_spacing_that_nobody_says_is_told_from_one_of_1_um(lab, rng):
+    data = rng.integers(0, 9, (40, 40)).astype("u1")
+    silent, unit = lab.write("a.tif", data), {"resolutionunit": "CENTIMETER"}
+    says = lab.write("b.tif", data, resolution=(10000, 10000), **unit)
+    for image, given, known in [
+        (silent, None, False),
+        (silent, [1, 1, 1], True),
+        (says, None, True),
+    ]:
+        (entry,) = lab.convert(row(image, spacing=given))
+        assert (entry["spacing"], entry["spacing_known"]) == ([1, 1, 1], known)
+        volume = open_volume(lab.store())
+        assert volume.spacing == (1, 1, 1)
+        assert volume.known_spacing == ((1, 1, 1) if known else None)
+
+
 def test_threads_and_storage_do_not_change_values(lab, rng):
     data = rng.normal(5, 2, (2, 90, 70)).astype("f4")
     image = lab.write("a.tif", data, rowsperstrip=8, compression="zlib")

@@ -56,6 +56,16 @@ def write_image(store, image):
     )
 
 
+def write_pyramid(store, image, storage=STORAGE, **attributes):
+    """Put an image with all its levels in place of one that is there."""
+    shutil.rmtree(store)
+    pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=storage)
+    for block in blocks(image.shape[-3:], pyramid.shards[-3:]):
+        pyramid[(..., *block.slices)] = image[(..., *block.slices)]
+    facts, levels = {"statistics": statistics(image), **attributes}, pyramid.finish()
+    commit_image(store, spacing=(9, 0.1, 0.1), levels=levels, channel_names=["a"], attributes=facts)
+
+
 class Project:
     """A results folder as convert and train leave it."""
 
@@ -655,6 +665,31 @@ def test_models_of_another_kind_are_no_ensemble(project):
         project.predict()
 
 
+def test_folds_trained_at_near_spacings_predict_together(ensemble):
+    together = ensemble.predict()
+    network = ensemble.networks[1]
+    ensemble.write_trained(1, network, "model 7", spacing=[0.5, 0.104, 0.097])
+    shutil.rmtree(ensemble.root / "predict")
+    assert ensemble.predict() == together
+    assert together["large"]["level"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spacing", "message"),
+    [
+        (
+            [0.5, 0.2, 0.2],
+            "would read levels [0, 1] of the image: use them in experiments",
+        ),
+        ([0.5, 0.7, 0.7], "the model was trained at 0.7 x 0.7"),
+    ],
+)
+def test_models_of_other_spacings_do_not_predict_together(ensemble, spacing, message):
+    write_pyramid(ensemble.root / "convert/d/large.ome.zarr", ensemble.images["large"])
+    ensemble.write_trained(1, ensemble.networks[1], "model 7", spacing=spacing)
+    assert message in ensemble.predict()["large"]["message"]
+
+
 def test_a_model_file_predicts_what_its_training_would(project, tmp_path_factory):
     trained = project.predict()["large"]
     away = tmp_path_factory.mktemp("away") / "model"
@@ -674,16 +709,7 @@ def test_a_model_file_predicts_what_its_training_would(project, tmp_path_factory
 def coarse(project):
     """Make the model one that was trained at twice the spacing of the images, with pyramids."""
     for name, image in project.images.items():
-        store = project.root / f"convert/d/{name}.ome.zarr"
-        shutil.rmtree(store)
-        pyramid = create_pyramid(store, "", image.shape, image.dtype, storage=STORAGE)
-        for block in blocks(image.shape[-3:], pyramid.shards[-3:]):
-            pyramid[(..., *block.slices)] = image[(..., *block.slices)]
-        facts = {"statistics": statistics(image)}
-        levels = pyramid.finish()
-        commit_image(
-            store, spacing=(9, 0.1, 0.1), levels=levels, channel_names=["a"], attributes=facts
-        )
+        write_pyramid(project.root / f"convert/d/{name}.ome.zarr", image)
     project.write_trained(0, project.network, "m", spacing=[1, 0.2, 0.21])
     return project
 
@@ -712,6 +738,38 @@ def test_an_image_is_predicted_at_the_level_that_was_trained_at(coarse):
         in (entries["small"]["message"])
     )
     assert "prediction.spacing_tolerance" in entries["small"]["message"]
+    assert (
+        "storage.smallest_level is less than the larger side of level 0"
+        in (entries["small"]["message"])
+    )
+
+
+def test_the_level_that_was_missing_is_made_as_the_message_says(coarse):
+    store, image = coarse.root / "convert/d/small.ome.zarr", coarse.images["small"]
+    write_pyramid(store, image, storage=STORAGE | {"smallest_level": max(image.shape) - 1})
+    assert coarse.predict()["small"]["level"] == 1
+
+
+def test_a_coarser_level_is_said(coarse, caplog):
+    with caplog.at_level("INFO"):
+        coarse.predict()
+    told = "predicted from level 1 of the image's pyramid, 0.2 x 0.2 µm per pixel (y x), as the mo"
+    assert told in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        coarse.predict(spacing_tolerance=9.0)  # then it is level 0
+    assert "tile" in caplog.text
+    assert "pyramid" not in caplog.text
+
+
+def test_spacings_that_are_not_known_are_not_compared_with_known_ones(coarse):
+    store, image = coarse.root / "convert/d/large.ome.zarr", coarse.images["large"]
+    write_pyramid(store, image, spacing_known=False)
+    assert "the spacing of the image is not known" in coarse.predict()["large"]["message"]
+    coarse.write_trained(0, coarse.network, "m", spacing=None)
+    assert coarse.predict()["large"]["level"] == 0
+    write_pyramid(store, image)
+    assert "the images the model was trained on is not" in coarse.predict()["large"]["message"]
 
 
 @pytest.mark.parametrize("shard", [16, 64])

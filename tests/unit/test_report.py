@@ -295,6 +295,29 @@ def test_cards_say_what_models_are_and_how_to_use_them(tmp_path):
     assert "brought" not in section(page, "training")
 
 
+def test_an_ensemble_that_is_brought_says_what_its_files_tell(tmp_path):
+    root, files = write_results(tmp_path, samples=1), []
+    for name in ("one.json", "other.json"):
+        files.append(str(tmp_path / name))
+        (tmp_path / name).write_text(json.dumps(describe_model()))
+    page, _ = make(root, {"models": {"brought": files}})
+    text = section(page, "models")
+    assert "these 2 models. As far as their files tell, none has learned from a sample that" in text
+
+
+def test_says_what_is_not_known_of_spacings_and_what_is_predicted_coarsely(tmp_path):
+    root = write_results(tmp_path, samples=1)
+    edit(root / "predict/nuclei/fold-0/plates-0000.json", lambda item: item.update(level=2))
+    edit(root / "convert/plates-0000.json", lambda item: item.update(spacing_known=False))
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(describe_model(spacings=[None])))
+    page, _ = make(root, {"models": {"brought": [str(path)]}})
+    text = section(page, "models")
+    assert text.count("2 samples were predicted from level 2 of the image's pyramid, 1 : 4 in") == 1
+    assert "Voxel not known" in text
+    assert "0.5 × 0.5" not in section(page, "data")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

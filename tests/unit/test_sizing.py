@@ -86,7 +86,7 @@ def test_the_tile_is_as_large_as_images_and_memory_allow(side, batch, memory_gb,
     ("images", "memory_gb", "batch", "reason"),
     [
         (1000, 2.0, 6, "as many as fit training.memory_gb, 2.0"),
-        (60, 2.0, 3, "which is 5% of the training pixels"),
+        (60, 2.0, 3, "which is 5% of the pixels to train and validate on"),
         (2, 2.0, 1, "the least there is"),
     ],
 )

@@ -15,7 +15,7 @@ from gigaseg.intensity import QUANTILES, Bins, summary
 from gigaseg.ledger import digest
 from gigaseg.loading import load_model
 from gigaseg.manifests import write_manifest
-from gigaseg.stages import train
+from gigaseg.stages import read_entries, train
 from gigaseg.tally import count_chunks
 from gigaseg.volumes import commit_arrays, commit_image, create_array
 from gigaseg.weights import encode_target, separation
@@ -75,6 +75,7 @@ def write_sample(
     channels: int = 1,
     objects: int = 3,
     spacing: tuple[float, ...] = (1.0, 0.5, 0.5),
+    **made_from: Any,
 ) -> dict[str, Any]:
     """Write the stores of one sample and return its entry for the manifest of weigh."""
     random = np.random.default_rng(list(name.encode()))
@@ -95,7 +96,10 @@ def write_sample(
         spacing=spacing,
         levels=1,
         channel_names=[f"channel {k}" for k in range(channels)],
-        attributes={"statistics": {"quantiles": list(QUANTILES), "volume": statistics}},
+        attributes={
+            "statistics": {"quantiles": list(QUANTILES), "volume": statistics},
+            **made_from,
+        },
     )
     weighed = root / "weigh" / "d" / f"{name}.zarr"
     create_array(weighed, "target", target.shape, np.uint8, storage=STORAGE)[...] = target
@@ -212,6 +216,26 @@ def test_what_is_auto_is_chosen_once_and_recorded(
     assert [reason.split(",")[0] for reason in says["chosen"][1:]] == ["tile 80 px", "batch 1"]
     assert "chose depth 2, because" in caplog.text
     assert (says["settings"]["training"]["tile"], says["settings"]["training"]["batch"]) == (80, 1)
+
+
+def test_what_is_auto_is_the_same_for_every_fold(tmp_path: Path) -> None:
+    entries = [write_sample(tmp_path, name) for name in "abc"]
+    entries[2]["cross_sections"] = {"count": 7, "diameter": 15.0}
+    entries[0]["cross_sections"] = {"count": 3, "diameter": 5.0}
+    weigh = write_lot(tmp_path, entries)
+    folds = [{"train": ["d/a", "d/b"], "validation": ["d/c"]}]
+    folds.append({"train": ["d/c"], "validation": ["d/a", "d/b"]})
+    entered = {f"d/{name}": entry for name, entry in read_entries(weigh).items()}
+    first, second = (lessons.read_lesson(entered, change(**fold)).extent for fold in folds)
+    assert first == second  # side, diameter and pixels, on which depth, tile and batch rest
+    assert (first.diameter, first.pixels) == (15, 3 * 40 * 44)
+    open_ = {"network": {"depth": "auto"}, "training": {"tile": "auto", "batch": "auto"}}
+    one, other = (
+        json.loads((run(weigh, f"fold-{k}", **fold, **open_) / "model.json").read_text())
+        for k, fold in enumerate(folds)
+    )
+    assert one["chosen"] == other["chosen"]
+    assert one["architecture"] == other["architecture"]
 
 
 def test_a_tile_that_fits_no_memory_is_an_error(weigh: Path) -> None:
@@ -388,6 +412,22 @@ def test_spacings_that_are_near_or_wanted_are_learned_from(tmp_path: Path) -> No
     run(weigh, "other", training={"spacing_tolerance": 1.0})
 
 
+def test_a_model_says_that_its_spacing_is_not_known(tmp_path: Path) -> None:
+    scale: dict[str, Any] = {"spacing": (1.0, 1.0, 1.0), "spacing_known": False}
+    silent = [write_sample(tmp_path, name, **scale) for name in "abc"]
+    model = run(write_lot(tmp_path, silent)) / "model.json"
+    says = json.loads(model.read_text())
+    assert says["spacing"] is None
+    assert says["spacings"] == [None]
+    start_from(tmp_path / "weigh" / "d-0000.json", model)
+    with pytest.raises(
+        ValueError, match=r"sample d/b has a spacing of 0\.5 x 0\.5 .*d/a is not kn"
+    ):
+        run(write_lot(tmp_path, [silent[0], *(write_sample(tmp_path, n) for n in "bc")]), "mixed")
+    with pytest.raises(ValueError, match="model in start_from was trained on is not known"):
+        start_from(write_lot(tmp_path, [write_sample(tmp_path, n) for n in "abc"]), model, "known")
+
+
 def test_the_tolerance_of_spacings_is_no_reason_to_train_again(weigh: Path) -> None:
     weights = run(weigh) / "last.safetensors"
     written = weights.stat().st_mtime_ns
@@ -395,9 +435,9 @@ def test_the_tolerance_of_spacings_is_no_reason_to_train_again(weigh: Path) -> N
     assert weights.stat().st_mtime_ns == written
 
 
-def start_from(weigh: Path, start: Path, **changes: Any) -> None:
+def start_from(weigh: Path, start: Path, name: str = "further", **changes: Any) -> None:
     settings = {**change(**changes), "start_from": {"model": "m", "weights": "w"}}
-    manifest = weigh.parent.parent / "train" / "squares" / "further.json"
+    manifest = weigh.parent.parent / "train" / "squares" / f"{name}.json"
     train.run(
         manifest=manifest, weigh=[weigh], settings=settings, code="c0de", threads=1, start=start
     )
@@ -468,6 +508,29 @@ def test_a_device_too_small_to_score_the_model_names_what_to_change(
     )
     with pytest.raises(RuntimeError, match=message):
         run(weigh)
+
+
+def test_a_model_lists_all_that_has_formed_its_weights(tmp_path: Path) -> None:
+    file = {"name": "a.tif", "size": 3, "sha256": "f"}
+    made_from = {"inputs": {"image": file}, "settings": {"planes": [0, 6]}}
+    entries = [write_sample(tmp_path, "a", **made_from), write_sample(tmp_path, "b")]
+    first = run(write_lot(tmp_path, entries), train=["d/a"], validation=["d/b"])
+    own = {"sample": "d/a", "image": file, "planes": [0, 6]}
+    model = json.loads((first / "model.json").read_text())
+    assert model["learned"] == [own]
+    weigh = tmp_path / "weigh" / "d-0000.json"
+    start_from(weigh, first / "model.json", train=["d/b"], validation=[])
+    further = json.loads((first.parent / "further" / "model.json").read_text())
+    assert further["learned"] == [{"sample": "d/b"}, own]
+    # Older files name only their own samples, and what is learned from twice is listed once.
+    del model["learned"]
+    (first / "model.json").write_text(json.dumps(model))
+    start_from(weigh, first / "model.json", "again", train=["d/b"], validation=[])
+    further = json.loads((first.parent / "again" / "model.json").read_text())
+    assert further["learned"] == [{"sample": "d/b"}, {"sample": "d/a"}]
+    start_from(weigh, first.parent / "again" / "model.json", "third", train=["d/b"], validation=[])
+    third = json.loads((first.parent / "third" / "model.json").read_text())
+    assert third["learned"] == further["learned"]
 
 
 def test_a_gpu_that_is_not_there_leaves_no_model(

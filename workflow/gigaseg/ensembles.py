@@ -32,8 +32,8 @@ class Model:
         Content of the model file; of several, of the first.
     identity : mapping
         What tells it from other models: ``model`` and ``weights``, of an ensemble lists.
-    spacings : sequence of sequence of (z, y, x)
-        Of each network those of the samples it was trained on, in µm.
+    spacings : sequence of sequence of (z, y, x) or None
+        Of each network those of the samples it was trained on, in µm; None if it is not known.
     """
 
     networks: tuple[Network, ...]
@@ -41,7 +41,7 @@ class Model:
     lane: Lane
     metadata: Mapping[str, Any]
     identity: Mapping[str, Any]
-    spacings: Sequence[Sequence[Spacing]]
+    spacings: Sequence[Sequence[Spacing | None]]
 
     @property
     def architecture(self) -> Architecture:
@@ -53,13 +53,13 @@ class Model:
         """Names of the classes whose probabilities are stored: all but the background."""
         return list(NAMES[self.metadata["target"]][1:])
 
-    def choose_level(self, spacing: Spacing, levels: int, tolerance: float) -> int:
+    def choose_level(self, spacing: Spacing | None, levels: int, tolerance: float) -> int:
         """Choose the level of an image to predict: see `gigaseg.scales.choose_level`.
 
         Raises
         ------
         ValueError
-            If none fits, or different ones for different networks.
+            If none fits, different ones for different networks, or only one spacing is known.
         """
         chosen = {choose_level(spacing, levels, own, tolerance) for own in self.spacings}
         if len(chosen) > 1:

@@ -25,9 +25,10 @@ class Source:
 
     sample: Sample
     counts: Sequence[int]
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     fingerprint: str
     objects: Objects
+    origin: Mapping[str, Any]
 
     @property
     def channels(self) -> int:
@@ -50,24 +51,30 @@ class Lesson:
 
     @property
     def extent(self) -> Extent:
-        """How large images and objects are, of the training samples."""
-        shapes = [source.sample.image.shape[1:] for source in self.train]
-        return Extent.of(shapes, [source.objects for source in self.train])
+        """How large images and objects are, of all samples: the same for every fold."""
+        both = [*self.train, *self.validation]
+        shapes = [source.sample.image.shape[1:] for source in both]
+        return Extent.of(shapes, [source.objects for source in both])
 
     @property
-    def spacing(self) -> tuple[float, ...]:
-        """Spacing of the first training sample."""
+    def spacing(self) -> tuple[float, ...] | None:
+        """Spacing of the first training sample, None if it is not known."""
         return self.train[0].spacing
 
     @property
-    def spacings(self) -> list[tuple[float, ...]]:
-        """All spacings of the training samples."""
-        return sorted({source.spacing for source in self.train})
+    def spacings(self) -> list[tuple[float, ...] | None]:
+        """All spacings of the training samples: they are known of all, or of none."""
+        return sorted({source.spacing for source in self.train}, key=lambda known: known or ())
 
     @property
-    def spacing_of(self) -> dict[str, tuple[float, ...]]:
+    def spacing_of(self) -> dict[str, tuple[float, ...] | None]:
         """Spacings of all samples by name."""
         return {s.sample.name: s.spacing for s in (*self.train, *self.validation)}
+
+    @property
+    def learned(self) -> list[dict[str, Any]]:
+        """The training samples, and what tells them from others of the same name."""
+        return [{"sample": s.sample.name, **s.origin} for s in self.train]
 
     @property
     def identities(self) -> dict[str, dict[str, str]]:
@@ -93,7 +100,7 @@ def read_lesson(entries: Mapping[str, Mapping[str, Any]], settings: Mapping[str,
     ------
     ValueError
         If no training sample is left, a sample has no entry, or the samples differ in their number
-        of channels or, by more than the tolerance, in spacing.
+        of channels or, by more than the tolerance, in spacing, or it is known of some only.
     """
     left_out: list[dict[str, str]] = []
 
@@ -136,10 +143,17 @@ def _open(name: str, entry: Mapping[str, Any], intensity: Mapping[str, Any]) -> 
     return Source(
         sample,
         entry["counts"],
-        volume.spacing,
+        volume.known_spacing,
         entry["fingerprint"],
         Objects(**entry["cross_sections"]),
+        _origin(volume.attributes),
     )
+
+
+def _origin(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """Say which planes of which file an image is, as far as its store knows."""
+    image = made_from.get("inputs", {}).get("image")
+    return {"image": image, "planes": made_from["settings"]["planes"]} if image else {}
 
 
 def _compare_channels(sources: Sequence[Source]) -> None:

@@ -1,10 +1,13 @@
 """Networks that a user brings: what their files decide, and what the config may not say then."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .models import check_together, read_model
+from .fingerprints import file_identity
+from .models import check_together, learned_by, read_model
+from .samples import Sample, choose
 from .schema import Path_, Problem, read_schema
 
 OF_DATA = ("in_channels", "classes")  # keys of an architecture that are no settings
@@ -168,3 +171,103 @@ def _check_checkpoint(
             f"{file} has no weights called {wanted!r} (there: {there}): set prediction.checkpoint"
         )
         yield Problem(where, text)
+
+
+# ------------------------------------------------------------- what is scored, and what was learned
+
+
+def check_learned(
+    experiments: Mapping[str, Any], rows: Iterable[Sample], root: Path
+) -> Iterator[Problem]:
+    """Yield the samples to be scored from which a model, brought or started from, has learned.
+
+    A sample is known by its file and planes, where the model noted them and the file is there: of
+    up to 1 MB by content, larger ones by their size. Else the names of data set and sample decide.
+
+    Parameters
+    ----------
+    experiments : mapping of name to experiment
+        Complete but for what was complained about before.
+    rows : iterable of Sample
+        The sheet.
+    root : Path
+        Folder of the files that the sheet names.
+    """
+    for name, experiment in experiments.items():
+        files, key = files_of(experiment), "model"
+        if not files and experiment.get("start_from"):
+            files, key = [str(experiment["start_from"])], "start_from"
+        scored = _scored(experiment, rows) if files else []
+        for file in files:
+            try:
+                learned = learned_by(read_model(Path(file)))
+            except ValueError:
+                continue  # `settle` has said so
+            if found := _seen(learned, scored, root):
+                where = ("experiments", str(name), key)
+                yield Problem(where, f"{file} has learned from {_few(found)}{REMEDY}")
+
+
+REMEDY = (
+    ", to be scored here: that score would tell what was learned by heart. Give them the split "
+    "'train', where no model scores them, or take them out of the sheet; if they are other images "
+    "of the same names, call the data set something else"
+)
+
+
+def _scored(experiment: Mapping[str, Any], rows: Iterable[Sample]) -> list[Sample]:
+    """List the labelled samples that an experiment predicts, in one fold or all."""
+    folds = experiment["folds"]
+    crossed = isinstance(folds, int) and folds > 1  # then each sample is held out once
+    return [s for s in choose(rows, experiment) if s.label and (crossed or s.split != "train")]
+
+
+def _seen(
+    learned: Iterable[Mapping[str, Any]], scored: Iterable[Sample], root: Path
+) -> list[Sample]:
+    """List the samples that are among the learned ones."""
+    named: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for one in learned:
+        for name in {one["sample"], one.get("image", {}).get("name")}:
+            named[name].append(one)
+    return [
+        row
+        for row in scored
+        if any(
+            _is_same(row, one, root)
+            for one in named[f"{row.dataset}/{row.sample}"] + named[Path(row.image).name]
+        )
+    ]
+
+
+def _is_same(row: Sample, one: Mapping[str, Any], root: Path) -> bool:
+    """Compare two samples of the same name, or the same name of a file."""
+    same_name, path = one["sample"] == f"{row.dataset}/{row.sample}", root / row.image
+    other = one.get("image")
+    if not other:
+        return same_name
+    if path.is_file() and path.stat().st_size != other["size"]:
+        return False  # most are told apart without being read
+    try:
+        own = file_identity(path)
+    except FileNotFoundError:  # to be drawn or fetched
+        return same_name
+    if _meet(row.cut, one["planes"]):
+        # A copy of a large file has another time than the file.
+        return own == other or (same_name and _timeless(own) == _timeless(other))
+    return False
+
+
+def _meet(one: Sequence[int] | None, other: Sequence[int] | None) -> bool:
+    return not one or not other or (one[0] < other[1] and other[0] < one[1])
+
+
+def _timeless(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a file's identity what copies and new names change."""
+    kept = ("files", "size", "sha256")  # the digest of a series knows the times of large files
+    return {key: identity[key] for key in kept if key in identity}
+
+
+def _few(rows: Sequence[Sample]) -> str:
+    names = ", ".join(f"{row.dataset}/{row.sample} ({row.split})" for row in rows[:3])
+    return names + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

@@ -63,7 +63,10 @@ def load_model(
 
 
 def load_start(
-    model_json: Path, architecture: Architecture, spacings: Mapping[str, Spacing], tolerance: float
+    model_json: Path,
+    architecture: Architecture,
+    spacings: Mapping[str, Spacing | None],
+    tolerance: float,
 ) -> Network:
     """Load the network that a training starts from.
 

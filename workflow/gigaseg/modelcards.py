@@ -1,5 +1,6 @@
 """Model cards: what each network was trained on, what it is, how good, and how to use it again."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -48,8 +49,9 @@ def describe_models(results: Results, config: Mapping[str, Any]) -> list[dict[st
     -------
     list of dict
         ``experiment``, ``cards``, one per model, ``together``, whether they predicted as an
-        ensemble, ``line``, which uses all of them in another run, and ``evaluated``, whether there
-        are scores of whole samples.
+        ensemble, ``brought``, whether they were trained elsewhere, ``line``, which uses all of them
+        in another run, ``evaluated``, whether there are scores of whole samples, and ``coarse``:
+        how many samples were predicted from which coarser level.
     """
     together = {record.experiment for record in results.at("predict") if record.fold == ENSEMBLE}
     groups: dict[str, list[Model]] = {}
@@ -62,10 +64,23 @@ def describe_models(results: Results, config: Mapping[str, Any]) -> list[dict[st
             "cards": [_card(model, _checkpoint(config, name)) for model in models],
             "evaluated": bool((results.scores["experiment"] == name).any()),
             "together": len(models) > 1 and (name in together or models[0].brought),
+            "brought": models[0].brought,
             "line": use_again([model.path for model in models]) if len(models) > 1 else "",
+            "coarse": _coarse(results, name),
         }
         for name, models in groups.items()
     ]
+
+
+def _coarse(results: Results, experiment: str) -> list[tuple[str, int]]:
+    """Count the samples of each coarser level that was predicted, in words."""
+    levels = {
+        (record.dataset, record.sample): record.facts["level"]
+        for record in results.at("predict")
+        if record.experiment == experiment and record.facts.get("level")
+    }
+    counts = sorted(Counter(levels.values()).items())
+    return [(f"{n} sample{' was' if n == 1 else 's were'}", level) for level, n in counts]
 
 
 def use_again(paths: Sequence[Path]) -> str:
@@ -227,7 +242,9 @@ def _start(says: Mapping[str, Any]) -> str:
     return f"the weights of model {start['model'][:12]}" if start else ""
 
 
-def _spacing(spacing: Sequence[float]) -> str:
+def _spacing(spacing: Sequence[float] | None) -> str:
+    if spacing is None:
+        return "not known"
     return f"{' × '.join(f'{n:g}' for n in spacing)} µm (z × y × x)"
 
 

@@ -24,7 +24,7 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "samples": dict,
     "scores": dict,
     "sha256": dict,
-    "spacing": list,
+    "spacing": (list, type(None)),  # null if it is not known
     "target": str,
     "weights": dict,
 }
@@ -68,7 +68,7 @@ def read_model(path: Path) -> dict[str, Any]:
             f"newer one"
         )
     for key, kind in REQUIRED.items():
-        if not isinstance(content.get(key), kind):
+        if key not in content or not isinstance(content[key], kind):
             state = f"has the {key} {content[key]!r}" if key in content else f"has no {key}"
             raise ValueError(f"{path} {state}, so the model cannot be used: copy the file again")
     _check_weights(path, content)
@@ -125,21 +125,50 @@ def weights_file(path: Path, description: Mapping[str, Any], checkpoint: str) ->
     return path.parent / description["weights"][checkpoint]
 
 
-def spacings_of(description: Mapping[str, Any]) -> list[list[float]]:
+def spacings_of(description: Mapping[str, Any]) -> list[list[float] | None]:
     """Return the spacings (z, y, x) of the samples that a model was trained on, in µm.
+
+    None stands for one that is not known. The first versions wrote 1 µm along all axes for that, so
+    that of theirs it may be either.
 
     Examples
     --------
     >>> spacings_of({"spacing": [1, 0.2, 0.2]})
     [[1, 0.2, 0.2]]
+    >>> spacings_of({"spacing": [1, 1, 1]})
+    [[1, 1, 1], None]
     """
-    # The first versions told only the first.
-    return description.get("spacings") or [description["spacing"]]
+    # The first versions told only the first, and not `learned`.
+    found = description.get("spacings") or [description["spacing"]]
+    return [*found, None] if "learned" not in description and [1, 1, 1] in found else found
+
+
+def learned_by(description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the samples that a model has learned from, and the model it started from before it.
+
+    Returns
+    -------
+    list of dict
+        ``sample``, ``<dataset>/<sample>``, and if it was noted ``image``, the identity of the file,
+        see `gigaseg.fingerprints.file_identity`, with ``planes``, those that were used.
+
+    Examples
+    --------
+    >>> learned_by({"samples": {"train": {"cells/a": "1f0c"}, "validation": {"cells/b": "77ab"}}})
+    [{'sample': 'cells/a'}]
+    """
+    # The first versions told only the names of its own samples.
+    named = [{"sample": name} for name in description["samples"].get("train", ())]
+    return list(description.get("learned") or named)
 
 
 def check_together(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Raise ValueError unless two models may stand in one ensemble."""
-    for key in ("target", "intensity", "spacing"):
+    """Raise ValueError unless two models may stand in one ensemble.
+
+    Spacings are compared with those of an image, see `gigaseg.ensembles.Model.choose_level`: those
+    of folds differ as their training samples may.
+    """
+    for key in ("target", "intensity"):
         if one[key] != other[key]:
             raise ValueError(
                 f"the models of an ensemble must agree in {key}, not have {one[key]} and "

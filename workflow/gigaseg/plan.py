@@ -6,13 +6,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from . import folds as cross_validation
 from . import grids, samples
 from .briefs import PLACES, ROW, SECTIONS, UNTOLD, part_instances
 from .folds import ALL
 from .ledger import canonical_json
 from .provenance import code
-from .roster import Roster
+from .roster import Roster, check_roles
 from .samples import Sample
 from .settings import SettingsError, changes, resolve
 
@@ -41,7 +40,7 @@ def load(config: Mapping[str, Any], given: Mapping[str, Any]) -> "Plan":
         rows, found = samples.read_sheet(Path(settings["samples"]))
         whole = not found  # rows at fault are left out, and nobody knows what they stand for
         problems += [*found, *samples.check(rows, settings, settings["samples"])]
-        problems += cross_validation.check(settings["experiments"], rows) if whole else []
+        problems += check_roles(settings, rows) if whole else []
     if problems:
         raise SettingsError(problems)
     return Plan(settings, rows)

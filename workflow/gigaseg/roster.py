@@ -1,17 +1,33 @@
 """The models of a run: which there are, who teaches, judges and is predicted by each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from . import folds as cross_validation
 from .folds import ALL, Fold, cut_into_folds
-from .lineage import files_of
+from .lineage import check_learned, files_of
 from .models import read_model, read_weights
 from .samples import Sample, choose
+from .schema import Problem
 
 Name = tuple[str, Any]  # experiment, and number of the fold or ALL
+
+
+def check_roles(settings: Mapping[str, Any], rows: Sequence[Sample]) -> Iterator[Problem]:
+    """Yield what is wrong with who teaches, judges and is predicted in the experiments.
+
+    Parameters
+    ----------
+    settings : mapping
+        Complete but for what was complained about before.
+    rows : sequence of Sample
+        The sheet.
+    """
+    yield from cross_validation.check(settings["experiments"], rows)
+    yield from check_learned(settings["experiments"], rows, Path(settings["data_root"] or ""))
 
 
 class Roster:
@@ -48,7 +64,8 @@ class Roster:
     def roles(self) -> dict[Name, dict[Sample, Sample]]:
         """For every model and ensemble, the samples it predicts, each with its split in that fold.
 
-        None has learned from any of them: an ensemble of folds predicts test samples only.
+        None that is trained here learns from any of them: an ensemble of folds predicts test
+        samples only. What others have learned from, `check_roles` compares.
         """
         roles: dict[Name, dict[Sample, Sample]] = {}
         for name, folds in self.folds.items():

@@ -1,8 +1,8 @@
 """Depth, tile and batch of a training, chosen by rule from images, objects and memory.
 
 The rules follow the planning of nnU-Net (Isensee et al. 2021, doi:10.1038/s41592-020-01008-z):
-fixed, few, and explained. What is chosen depends on what was recorded of the training samples and
-on the settings, never on the machine.
+fixed, few, and explained. What is chosen depends on what was recorded of the samples for training
+and validation together, so that all folds choose alike, and on the settings, never on the machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from .geometry import Kind, UNetGeometry
 
 DEEPEST = 5  # of what auto chooses: 188 px of context, and four times the parameters of depth 4
-LARGEST_SHARE = 0.05  # of all training pixels in one batch, as in nnU-Net
+LARGEST_SHARE = 0.05  # of all pixels in one batch, as in nnU-Net
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Extent:
-    """What the choice rests on, of all training samples.
+    """What the choice rests on, of all samples for training and validation.
 
     Parameters
     ----------
@@ -89,14 +89,14 @@ def choose_sizes(
     as far as objects are wide, but not so deep that it would see beyond an image on all sides, or
     that the smallest tile takes more than the memory.
     The tile is the largest that fits the memory and is no larger than an image needs. The batch is
-    as many tiles as fit beside each other, up to a twentieth of all training pixels.
+    as many tiles as fit beside each other, up to a twentieth of all pixels.
 
     Parameters
     ----------
     network, training : mapping
         Of the settings.
     extent : Extent
-        Of the training samples.
+        Of the samples for training and validation.
 
     Returns
     -------
@@ -303,7 +303,7 @@ def _batch(
     if batch == within:
         return batch, f"as many as fit training.memory_gb, {training['memory_gb']}"
     if batch == share:
-        return batch, f"which is {LARGEST_SHARE:.0%} of the training pixels"
+        return batch, f"which is {LARGEST_SHARE:.0%} of the pixels to train and validate on"
     needed = training_bytes(geometry, network["width"], training["tile"]) / 1e9
     return batch, f"the least there is; a tile of {training['tile']} px takes {needed:.2g} GB"
 

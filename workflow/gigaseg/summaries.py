@@ -302,7 +302,7 @@ def describe_datasets(records: Sequence[Record]) -> list[dict[str, Any]]:
     -------
     list of dict
         ``dataset``, ``splits`` (samples per split), ``failed``, and the distinct ``shapes``,
-        ``dtypes`` and ``spacings`` of the samples that were converted.
+        ``dtypes`` and known ``spacings`` of the samples that were converted.
     """
     table = []
     for dataset in dict.fromkeys(record.dataset for record in records):
@@ -318,10 +318,14 @@ def describe_datasets(records: Sequence[Record]) -> list[dict[str, Any]]:
                 "failed": len(mine) - len(done),
                 "shapes": sorted({tuple(f["shape"]) for f in done if f.get("shape")}),
                 "dtypes": sorted({str(f["dtype"]) for f in done if f.get("dtype")}),
-                "spacings": sorted({tuple(f["spacing"]) for f in done if f.get("spacing")}),
+                "spacings": sorted({tuple(f["spacing"]) for f in done if _knows_spacing(f)}),
             }
         )
     return table
+
+
+def _knows_spacing(facts: Mapping[str, Any]) -> bool:
+    return bool(facts.get("spacing")) and facts.get("spacing_known", True)
 
 
 def list_remarks(records: Sequence[Record]) -> list[dict[str, Any]]:

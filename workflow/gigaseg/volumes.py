@@ -86,6 +86,11 @@ class Volume:
         return z, y, x
 
     @property
+    def known_spacing(self) -> tuple[float, float, float] | None:
+        """Spacing; None if neither raw file nor settings say it, and 1 µm stands for it."""
+        return self.spacing if self.attributes.get("spacing_known", True) else None
+
+    @property
     def channels(self) -> int:
         """Number of channels; 1 for labels."""
         return self.array.shape[0] if self.axes[0] == "c" else 1

@@ -1,6 +1,6 @@
 """convert: raw files to OME-Zarr images with statistics and, where there are labels, a truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ def run(
     ----------
     manifest : Path
         Written last. Facts of a sample: ``shape`` (c, z, y, x), ``dtype``, ``spacing`` (z, y, x in
-        micrometres), ``has_truth``, ``instances`` (None without truth).
+        micrometres, all 1 if it is not known), ``spacing_known``, ``has_truth``, ``instances``
+        (None without truth).
     settings : mapping
         ``lot``, ``samples`` (rows of the sheet) and ``storage``.
     code : str
@@ -80,10 +81,12 @@ def _convert(row: Mapping[str, Any], construction: Construction, how: How) -> No
             image = image.select(row["channels"])
         _check_image(image)
         truth = open_truth(row, image, files, how.workers)
-        spacing = tuple(row["spacing"] or image.spacing or (1.0, 1.0, 1.0))
+        known = row["spacing"] or image.spacing
+        spacing = tuple(known or (1.0, 1.0, 1.0))
         levels, statistics = _write_image(image, construction, how)
         instances = None if truth is None else truth.write(construction, spacing, how)
-    _commit(construction, image, spacing, levels, statistics, instances)
+    scale = {"spacing": spacing, "spacing_known": bool(known)}
+    _commit(construction, image, scale, levels, statistics, instances)
 
 
 def _check_image(image: Source) -> None:
@@ -152,7 +155,7 @@ def _check_finite(path: Path, data: np.ndarray, window: Window) -> None:
 def _commit(
     construction: Construction,
     image: Source,
-    spacing: Sequence[float],
+    scale: Mapping[str, Any],
     levels: int,
     statistics: Mapping[str, Any],
     instances: int | None,
@@ -161,7 +164,7 @@ def _commit(
     facts = {
         "shape": image.shape,
         "dtype": image.dtype.name,
-        "spacing": spacing,
+        **scale,
         "has_truth": instances is not None,
         "instances": instances,
     }
@@ -170,8 +173,14 @@ def _commit(
         "fingerprint": digest(construction.fingerprint),
         "statistics": statistics,
         "axes": "czyx",
-        "spacing": spacing,
+        **scale,
         "facts": facts,
     }
     names = [f"channel {c}" for c in range(image.shape[0])]
-    commit_image(store, spacing=spacing, levels=levels, channel_names=names, attributes=attributes)
+    commit_image(
+        store,
+        spacing=scale["spacing"],
+        levels=levels,
+        channel_names=names,
+        attributes=attributes,
+    )

@@ -189,7 +189,7 @@ class Task:
         volume = open_volume(image["store"])
         _check_channels(volume, model)
         tolerance = settings["prediction"]["spacing_tolerance"]
-        level = model.choose_level(volume.spacing, len(volume.levels), tolerance)
+        level = model.choose_level(volume.known_spacing, len(volume.levels), tolerance)
         made_from = partial(_fingerprint, image, model, settings, code, level)
         extent = _extent(volume, level, model, settings["storage"])
         choices = _choose(volume.levels[level].shape[-3:], extent, model, settings)
@@ -199,6 +199,7 @@ class Task:
             logger.info("%s: going on with %s, as it was begun", store, kept)
             choices = kept
         _tell(store, choices, model)
+        _tell_level(store, level, volume)
         return cls(volume, store, model, settings, level, choices, made_from(choices))
 
     @property
@@ -393,6 +394,13 @@ def _tell(store: Path, choices: Choices, model: Model) -> None:
     logger.info("%s: tile %d px, %s%s", store, choices.tile, choices.precision, compiled)
     if choices.precision == "bfloat16" and not has_native_bfloat16(model.runtime.device):
         logger.warning("%s: bfloat16 is emulated by this %s, slowly", store, model.runtime.device)
+
+
+def _tell_level(store: Path, level: int, volume: Volume) -> None:
+    if level:
+        pixel = " x ".join(f"{n * 2**level:g}" for n in volume.spacing[-2:])
+        text = "%s: predicted from level %d of the image's pyramid, %s µm per pixel (y x), as the "
+        logger.info(text + "model was trained at", store, level, pixel)
 
 
 def _fingerprint(

@@ -22,7 +22,7 @@ from ..ledger import Construction
 from ..lessons import Lesson, read_lesson, weigh_classes
 from ..loading import load_start
 from ..manifests import write_atomically, write_manifest
-from ..models import FORMAT
+from ..models import FORMAT, learned_by, read_model
 from ..networks import count_parameters
 from ..pace import Pace
 from ..patches import TrainingBatches, ValidationBatches
@@ -200,11 +200,18 @@ def _train(
         "settings": {key: settings[key] for key in ("network", "training")},
         **task.facts(),
         "hardware": _hardware(task, progress),
+        "learned": _learned(lesson, job["start"]),
         "chosen": settings["chosen"],
         "stopped_early_after": last.step if last.step < task.training["steps"] else None,
         **_write_weights(construction.path, {"best": best, "last": last}),
         "depths": _write_depths(construction.path, task, best),
     }
+
+
+def _learned(lesson: Lesson, start: str | None) -> list[dict[str, Any]]:
+    """List what has formed the weights: the training samples, and those of the model before."""
+    earlier = learned_by(read_model(Path(start))) if start else []
+    return lesson.learned + [one for one in earlier if one not in lesson.learned]
 
 
 def follow() -> None:
