@@ -24,8 +24,13 @@ VOLUMES = hnp.arrays(
 )
 
 
-def separation_by_all_cells(labels, w0, sigma, on):
-    """Eq. 2 of the paper from one distance map per cell."""
+# Of each, the px, the finest axis, is another integer of `integer_spacing`: 2, 1 and 13.
+ANISOTROPIC = st.sampled_from([(2.5, 1.0, 1.0), (0.1, 0.3, 0.2), (0.29, 0.065, 0.13)])
+
+
+def separation_by_all_cells(labels, spacing, w0, sigma, on):
+    """Eq. 2 of the paper from one distance map per cell, in px of the finest axis."""
+    px = np.ones(labels.ndim) if spacing is None else np.array(spacing) / min(spacing)
     ridge = np.zeros(labels.shape, bool)
     for index in np.ndindex(labels.shape):
         for axis in range(labels.ndim):
@@ -37,7 +42,7 @@ def separation_by_all_cells(labels, w0, sigma, on):
                     ridge[index] |= len(pair - {0}) == 2
     cells = set(np.unique(labels)) - {0}
     distances = [np.full(labels.shape, np.inf)] * 2
-    distances += [ndimage.distance_transform_edt(labels != cell) for cell in cells]
+    distances += [ndimage.distance_transform_edt(labels != cell, sampling=px) for cell in cells]
     d1, d2 = np.sort(distances, axis=0)[:2]
     weight = w0 * np.exp(-((d1 + d2) ** 2) / (2 * sigma**2))
     weight[d1 + d2 > cutoff(w0, sigma)] = 0
@@ -45,10 +50,15 @@ def separation_by_all_cells(labels, w0, sigma, on):
 
 
 @settings(deadline=None, max_examples=80)
-@given(LABELS, st.sampled_from([0.7, 2.0, 5.0]), st.sampled_from(["background", "all"]))
-def test_separation_is_that_of_all_cells(labels, sigma, on):
-    expected = separation_by_all_cells(labels, 10.0, sigma, on)
-    found = separation(labels, w0=10.0, sigma=sigma, on=on)
+@given(
+    st.tuples(LABELS, st.none()) | st.tuples(VOLUMES, ANISOTROPIC),
+    st.sampled_from([0.7, 2.0, 5.0]),
+    st.sampled_from(["background", "all"]),
+)
+def test_separation_is_that_of_all_cells(case, sigma, on):
+    labels, spacing = case
+    expected = separation_by_all_cells(labels, spacing, 10.0, sigma, on)
+    found = separation(labels, w0=10.0, sigma=sigma, on=on, spacing=spacing)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=0)
     np.testing.assert_array_equal(found == 0, expected == 0)
 
