@@ -197,10 +197,42 @@ def test_manifest_says_what_was_learned_from(weigh: Path) -> None:
     }
 
 
-def test_two_runs_write_the_same_bytes(weigh: Path) -> None:
-    one, two = run(weigh, "fold-0"), run(weigh, "fold-1")
+# Large enough for PyTorch to share out an operation among threads.
+LARGE: dict[str, Any] = {"network": {"width": 4}, "training": {"tile": 76, "batch": 2}}
+
+
+def threaded(threads: int) -> dict[str, Any]:
+    return {**LARGE, "training": {**LARGE["training"], "threads": threads}}
+
+
+@pytest.mark.parametrize("changes", [{}, threaded(2)], ids=["one thread", "two threads"])
+def test_two_runs_write_the_same_bytes(weigh: Path, changes: dict[str, Any]) -> None:
+    one, two = run(weigh, "fold-0", **changes), run(weigh, "fold-1", **changes)
     for file in ("best.safetensors", "last.safetensors", "metrics.csv", "model.json"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_a_training_runs_on_the_threads_of_its_settings(weigh: Path) -> None:
+    """Without several threads at work, the test above would prove nothing about them."""
+    one, two = (run(weigh, f"fold-{n}", **threaded(n)) / "last.safetensors" for n in (1, 2))
+    assert one.read_bytes() != two.read_bytes()
+
+
+@pytest.mark.parametrize("changes", [{"threads": 2}, {"processes": 2}, {"deterministic": True}])
+def test_whatever_changes_the_last_bits_trains_again(
+    weigh: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begin(*_: Any) -> None:
+        raise Begun
+
+    run(weigh)
+    monkeypatch.setattr(train, "_train", begin)
+    run(weigh)
+    with pytest.raises(Begun):
+        run(weigh, training=changes)
 
 
 def test_what_is_auto_is_chosen_once_and_recorded(
