@@ -12,13 +12,19 @@ from gigaseg.unet import Architecture
 ROOT = Path(__file__).parents[2]
 
 
-def experiments(name):
-    common, own = (
-        yaml.safe_load((ROOT / "config" / f"{file}.yaml").read_text()) for file in ("config", name)
-    )
-    settings, problems = resolve({**common, **own}, own)
+def read(name):
+    return yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+
+
+def resolved(name):
+    own = read(name)
+    settings, problems = resolve({**read("config"), **own}, own)
     assert problems == []
-    return settings["experiments"]
+    return settings
+
+
+def experiments(name):
+    return resolved(name)["experiments"]
 
 
 def differences(one, other, where=""):
@@ -44,11 +50,29 @@ def test_the_paper_s_experiment_is_the_paper_s():
     elastic = training["augmentation"]["elastic"]
     assert elastic["sigma"] == 10
     assert training["augmentation"]["scale"] == training["augmentation"]["blur"] == 0
-    assert training["weight_decay"] == training["ema"] == training["patience"] == 0
+    absent = ("weight_decay", "ema", "patience", "oversample", "gradient_clip", "warmup_steps")
+    assert {key: training[key] for key in absent} == dict.fromkeys(absent, 0)
+    assert training["schedule"] == "constant"
+    assert training["augmentation"]["rotation"] == 180
+    assert training["augmentation"]["flips"]
+    assert network["dropout"] == 0.5
+    weights = resolved("paper")["weights"]
+    assert (weights["w0"], weights["sigma"]) == (10, 5)
     assert round(training["tile"] / elastic["spacing"]) == 3  # the grid over a tile is 3 by 3
     assert paper["prediction"]["symmetries"] == 7
     assert paper["prediction"]["precision"] == training["precision"] == "float32"
     assert paper["target"] == "foreground"
+
+
+def test_the_paper_s_overlay_leaves_to_the_defaults_only_how_it_is_computed():
+    [paper] = experiments("paper").values()
+    own = read("paper")
+    assert own["network"].keys() == paper["network"].keys()
+    assert paper["training"].keys() - own["training"].keys() == {
+        *("device", "threads", "processes", "deterministic", "seed"),
+        *("memory_gb", "checkpoint_every", "spacing_tolerance"),
+    }
+    assert own["training"]["augmentation"].keys() == paper["training"]["augmentation"].keys()
 
 
 @pytest.mark.parametrize(
