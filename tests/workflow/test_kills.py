@@ -27,8 +27,8 @@ import pytest
 #   manifest     all stores are finished, the manifest is not there
 #   done         the manifest is there, the job has not ended
 #   bookkeeping  the job has ended, Snakemake has not noted it
-#   term k       as block k, but the job is told to stop
-#   orphan k     as block k, but the job lives on, and waits for a file named `go`
+#   term k       as block k, or torn k of a training, but the job is told to stop
+#   orphan k     likewise, but the job lives on, and waits for a file named `go`
 KILLER = """
 import os, re, signal, sys, time
 
@@ -74,7 +74,8 @@ def watch(name, arguments):
             "manifest": bool(manifest.search(path)),
             "checkpoint": "/checkpoints/" in path and path.endswith(".json"),
         }
-        before = {"commit": "root", "torn": "checkpoint", "manifest": "manifest"}
+        before = {"commit": "root", "manifest": "manifest"}
+        before |= dict.fromkeys(("torn", "term", "orphan"), "checkpoint")
         if event in before and here[before[event]]:
             kill()
         after = {"committed": "root", "done": "manifest", "checkpoint": "checkpoint"}
@@ -115,10 +116,19 @@ def snakemake(run, tmp_path, target, *arguments, kill=None):
 def content(run):
     results = run.folder / "results"
     return {
-        str(path.relative_to(results)): path.read_bytes()
+        str(path.relative_to(results)): read(path)
         for path in results.rglob("*")
         if path.is_file() and not NOT_RESULTS & {*path.relative_to(results).parts}
     }
+
+
+def read(path):
+    """Return what a file holds, but for how long a network took: that differs between two runs."""
+    if path.name != "depths.csv":
+        return path.read_bytes()
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert all(float(row.pop("seconds_per_mpx")) > 0 for row in rows)
+    return rows
 
 
 def recorded(run, stage):
@@ -140,7 +150,7 @@ def check(run, stage, expected, finished):
     assert found.keys() == expected.keys()
     assert [name for name in found if found[name] != expected[name]] == []
     after = recorded(run, stage)
-    assert set(after.values()) == {1}, "a finished block was done again"
+    assert set(after.values()) <= {1}, "a finished block was done again"
     assert before <= after
     assert sum(after.values()) == sum(recorded(finished, stage).values())
     assert run.pending() == {}
@@ -211,15 +221,7 @@ def test_a_training_killed_at_an_event_is_continued(run, expected, tmp_path, eve
     assert not [*folder.rglob("checkpoints")]
     found = content(run)
     assert found.keys() == expected.keys()
-    changed = {name for name in found if found[name] != expected[name]}
-    timed = "train/tiny/fold-0/depths.csv"
-    assert changed <= {timed}
-    first, second = (
-        list(csv.DictReader(files[timed].decode().split())) for files in (found, expected)
-    )
-    for row in (*first, *second):
-        assert float(row.pop("seconds_per_mpx")) > 0  # the only number that may differ
-    assert first == second
+    assert [name for name in found if found[name] != expected[name]] == []
     assert run.pending() == {}
 
 
@@ -240,7 +242,7 @@ def test_a_run_killed_at_a_random_time_is_continued(run, finished, expected, tmp
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "train"])
 def test_a_job_told_to_stop_fails_and_is_continued(run, finished, expected, tmp_path, stage):
     shutil.rmtree(run.folder / "results" / stage)
     stopped = snakemake(run, tmp_path, f"{stage}_all", kill=f"{stage} term 2")
@@ -280,7 +282,7 @@ def wait_until(condition, *processes):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "train"])
 def test_a_job_that_outlives_snakemake_is_waited_for(run, finished, expected, tmp_path, stage):
     """As on a cluster, where a killed Snakemake leaves its jobs running."""
     shutil.rmtree(run.folder / "results" / stage)
@@ -297,7 +299,7 @@ def test_a_job_that_outlives_snakemake_is_waited_for(run, finished, expected, tm
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "train"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_byte_spoilt_after_a_kill_is_found(run, expected, tmp_path, stage, seed):
     shutil.rmtree(run.folder / "results" / stage)
@@ -305,9 +307,8 @@ def test_a_byte_spoilt_after_a_kill_is_found(run, expected, tmp_path, stage, see
     assert killed.wait() == -signal.SIGKILL
     draw = random.Random(f"{stage} {seed}")
     store = next(p.parent for p in (run.folder / "results" / stage).rglob(".gigaseg"))
-    files = sorted(
-        p for p in store.parent.glob(f"{store.name.split('.')[0]}.*/**/*") if p.is_file()
-    )
+    name = store.name.split(".")[0]
+    files = sorted(p for p in store.parent.glob(f"{name}*/**/*") if p.is_file())
     files += sorted(p for p in store.parent.iterdir() if p.is_file())  # tables
     path = draw.choice([p for p in files if p.name not in ("lease.json", "attempts.jsonl")])
     text = bytearray(path.read_bytes())
