@@ -1,5 +1,6 @@
 """A training that is killed at any step and begun again: the same bits as one that never was."""
 
+import itertools
 import json
 import os
 import random
@@ -7,14 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gigaseg import disk
+from gigaseg import disk, patches
 from gigaseg.averaging import Average, average_decay
 from gigaseg.checkpoints import Checkpoint, Checkpoints, Progress, copy_state
 from gigaseg.disk import DiskError
@@ -338,6 +339,45 @@ def train_in_pieces(stops: list[int], **changes: Any) -> tuple[bytes, bytes, str
 )
 def test_interrupted_after_every_step(changes: dict[str, Any]) -> None:
     assert train_in_pieces([*range(1, 9)], **changes) == train_in_pieces([], **changes)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "call", "resumed"),
+    [
+        pytest.param("ValidationBatches.__iter__", 3, 3, id="validation"),  # of step 6
+        pytest.param("TrainingBatches.plain", 1, 12, id="batch norm of the best"),
+        pytest.param("TrainingBatches.plain", 2, 12, id="batch norm of the last"),
+        pytest.param("ValidationBatches.__iter__", 8, 12, id="last validation"),
+    ],
+)
+def test_interrupted_between_steps(
+    weigh: Path,
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiles: str,
+    call: int,
+    resumed: int,
+) -> None:
+    owner, name = tiles.split(".")
+    method = getattr(getattr(patches, owner), name)
+    calls = itertools.count(1)
+
+    def dying(*arguments: Any) -> Iterator[Any]:
+        mine = next(calls)
+        for number, tile in enumerate(method(*arguments)):
+            if (mine, number) == (call, 2):
+                raise Killed
+            yield tile
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"gigaseg.patches.{tiles}", dying)
+        with pytest.raises(Killed):
+            run(weigh, **STATEFUL)
+    folder = run(weigh, **STATEFUL)
+    same(folder, undisturbed)
+    assert [n["resumed_after_step"] for n in attempts(folder) if "resumed_after_step" in n] == [
+        resumed
+    ]
 
 
 def test_early_stopping_is_continued_where_it_was(weigh: Path) -> None:
