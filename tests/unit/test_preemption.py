@@ -64,7 +64,8 @@ train.run(
 # Everything that has a state: momenta, an average, running statistics, dropout, rows, a best.
 STATEFUL: dict[str, Any] = {
     "network": {"dropout": 0.5, "normalization": "batch"},
-    "training": {"steps": 12, "checkpoint_every": 3, "validate_every": 2, "ema": 0.9},
+    "training": {"steps": 12, "checkpoint_every": 3, "validate_every": 2, "ema": 0.9}
+    | {"learning_rate": 0.3},  # so high that the best comes early
 }
 FILES = ("best.safetensors", "last.safetensors", "metrics.csv", "model.json")
 
@@ -73,7 +74,10 @@ FILES = ("best.safetensors", "last.safetensors", "metrics.csv", "model.json")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train without a kill; return the model's folder."""
     root = tmp_path_factory.mktemp("undisturbed")
-    return run(write_lot(root, [write_sample(root, name) for name in "abc"]), **STATEFUL)
+    folder = run(write_lot(root, [write_sample(root, name) for name in "abc"]), **STATEFUL)
+    # Were the best the last, a best that is forgotten at a kill would not be missed.
+    assert json.loads((folder / "model.json").read_text())["scores"]["best"]["step"] <= 6
+    return folder
 
 
 @pytest.fixture
