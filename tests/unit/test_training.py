@@ -237,12 +237,42 @@ def test_best_weights_are_those_that_were_validated() -> None:
 
 @pytest.mark.parametrize(
     ("one", "two", "better"),
-    [(1.0, 2.0, True), (2.0, 1.0, False), (1.0, 1.0, False), (1.0, math.nan, True)],
+    [
+        *((1.0, 2.0, True), (2.0, 1.0, False), (1.0, 1.0, False), (1.0, math.nan, True)),
+        *((math.nan, 1.0, False), (math.nan, math.nan, False), (math.inf, math.nan, False)),
+    ],
 )
 def test_comparison_of_checkpoints(one: float, two: float, better: bool) -> None:
     first, second = (Checkpoint(0, {}, {"loss": loss}) for loss in (one, two))
     assert first.is_better_than(second) is better
-    assert first.is_better_than(None)
+    assert first.is_better_than(None) is math.isfinite(one)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [([3.0, math.nan, 4.0], 1), ([math.nan, math.inf, 4.0], 3), ([math.nan] * 3, 4)],
+)
+def test_weights_whose_validation_is_not_finite_are_never_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    losses: list[float],
+    best: int,
+) -> None:
+    coming = iter([*losses, 9.0, 1.0, 9.0])  # those of step 4, and at last of best and last
+
+    def evaluate(_: training.Training) -> dict[str, float]:
+        return {"loss": next(coming), "dice": 0.5, "error": 0.5}
+
+    monkeypatch.setattr(training.Training, "evaluate", evaluate)
+    found, last, rows = train(steps=4, validate_every=1)
+    assert (found.step, last.step) == (best, 4)
+    assert [row["validation_loss"] for row in rows[:3]] == pytest.approx(losses, nan_ok=True)
+    told = [message for message in caplog.messages if "are not taken as the best" in message]
+    assert [message.split(":")[0] for message in told] == [
+        f"the validation loss is {loss} at step {step}"
+        for step, loss in enumerate(losses, start=1)
+        if not math.isfinite(loss)
+    ]
 
 
 def test_batch_norm_statistics_are_means_over_plain_tiles() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,8 +30,12 @@ class Checkpoint:
     scores: dict[str, float]
 
     def is_better_than(self, other: "Checkpoint | None") -> bool:
-        """Compare validation losses: they see the gaps between objects, which Dice hardly does."""
-        return other is None or not other.scores["loss"] <= self.scores["loss"]
+        """Compare validation losses: they see the gaps between objects, which Dice hardly does.
+
+        One that is not finite is never better.
+        """
+        loss = self.scores["loss"]
+        return math.isfinite(loss) and (other is None or not other.scores["loss"] <= loss)
 
     def to_bytes(self) -> bytes:
         """Return the weights as a safetensors file."""

@@ -192,6 +192,13 @@ class Training:
         scores: Mapping[str, float] = {}
         if self.validation and self.fabric.is_global_zero:
             candidate = Checkpoint(self.step, {}, self.evaluate())
+            if not math.isfinite(candidate.scores["loss"]):
+                logger.warning(
+                    "the validation loss is %s at step %d: these weights are not taken as the "
+                    "best; the learning rate may be too high, or the validation tiles have pixels "
+                    "that are not finite, or no labels",
+                    *(candidate.scores["loss"], self.step),
+                )
             if candidate.is_better_than(self._best):
                 candidate.state = copy_state(self.kept)
                 self._best = candidate
