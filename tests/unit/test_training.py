@@ -183,6 +183,26 @@ def test_steps_and_validation_are_in_the_precision_asked_for(
     assert {weights.dtype for weights in best.state.values()} == {torch.float32}
 
 
+def test_the_network_learns_in_the_memory_layout_that_is_fastest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, convolve = set(), torch.nn.Conv2d.forward
+
+    def watch(self: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        if min(self.weight.shape) > 1:  # else both layouts are one
+            seen.add(
+                tuple(
+                    values.is_contiguous(memory_format=torch.channels_last)
+                    for values in (image, self.weight)
+                )
+            )
+        return convolve(self, image)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watch)
+    train()
+    assert seen == {(True, True)}
+
+
 def test_the_gradient_is_clipped_to_its_length() -> None:
     step = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
     step |= {"learning_rate": 0.5, "warmup_steps": 0, "steps": 1, "batch": 1}
