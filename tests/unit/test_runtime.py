@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from gigaseg import runtime
-from gigaseg.runtime import Runtime, choose_runtime
+from gigaseg.runtime import Runtime, arithmetic, choose_runtime
 
 
 def settings(**changes):
@@ -41,6 +41,29 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch, section):
     assert choose_runtime(settings(precision="float32"), section).device == "cpu"
     with pytest.raises(ValueError, match=f"{section}.device is cuda, but PyTorch sees no CUDA"):
         choose_runtime(settings(device="cuda"), section)
+
+
+def flags():
+    cudnn = torch.backends.cudnn
+    return cudnn.allow_tf32, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "expected"),
+    [
+        ("cuda", False, (False, True, False)),
+        ("cuda", True, (False, False, True)),
+        ("cpu", True, (True, True, False)),
+    ],
+)
+def test_a_gpu_trains_in_full_float32_and_repeatably_if_wanted(
+    monkeypatch, device, deterministic, expected
+):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    with arithmetic(device, deterministic=deterministic):
+        assert flags() == expected
+    assert flags() == (True, True, False)
 
 
 # In a thread, as networks run in threads. The first use of memory costs a fault per page.

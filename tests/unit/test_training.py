@@ -1,7 +1,8 @@
 """The loss, the schedule, and a training that repeats itself bit for bit."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -320,6 +321,29 @@ def test_batch_norm_is_estimated_again_for_both_checkpoints() -> None:
     best, last, _ = train(architecture, steps=6, validate_every=1)
     for checkpoint in (best, last):
         assert int(checkpoint.state["down.0.1.num_batches_tracked"]) == training.BATCH_NORM_TILES
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_steps_and_last_estimates_are_taken_with_the_arithmetic_asked_for(
+    monkeypatch: pytest.MonkeyPatch, deterministic: bool
+) -> None:
+    asked: list[Any] = []
+
+    @contextmanager
+    def arithmetic(device: str, **more: Any) -> Iterator[None]:
+        asked.append((device, more))
+        yield
+        asked.append("end")
+
+    def seen(batch: Any) -> Any:
+        asked.append("work")
+        return batch
+
+    monkeypatch.setattr(training, "arithmetic", arithmetic)
+    monkeypatch.setattr(training.Fabric, "to_device", lambda _, batch: seen(batch))
+    train(Architecture(depth=1, width=2, normalization="batch"), deterministic=deterministic)
+    assert asked[0] == ("cpu", {"deterministic": deterministic})
+    assert asked.index("end") == len(asked) - 1 > SETTINGS["steps"] + training.BATCH_NORM_TILES
 
 
 def test_same_padding_trains_on_the_part_without_zeros() -> None:

@@ -113,39 +113,43 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def repeatable(device: Device, wanted: bool) -> Iterator[None]:
-    """Have a GPU compute the same bits again; a CPU always does, with as many threads.
+def arithmetic(device: Device, *, deterministic: bool) -> Iterator[None]:
+    """Have a GPU train in full float32 and, if wanted, with the same bits again; a CPU always does.
 
-    Kernels are chosen that add up in one order, and not those that were fastest just now. An
-    operation that has no such kernel is named in a warning and runs as it is.
+    Convolutions in float32 keep its mantissa of 23 bits, of which cuDNN would drop 13 (TF32).
 
     Parameters
     ----------
     device : {"cpu", "cuda"}
-    wanted : bool
-        If not, or on a CPU, nothing is changed.
+        On a CPU nothing is changed: with as many threads its bits are the same again.
+    deterministic : bool
+        Whether kernels are chosen that add up in one order, and not those that were fastest just
+        now. An operation that has no such kernel is named in a warning and runs as it is.
 
     Examples
     --------
-    >>> with repeatable("cuda", wanted=True):
+    >>> with arithmetic("cuda", deterministic=True):
     ...     torch.are_deterministic_algorithms_enabled()
     True
     >>> torch.are_deterministic_algorithms_enabled()
     False
     """
-    if not wanted or device == "cpu":
+    if device == "cpu":
         yield
         return
-    # Read by cuBLAS when it is used for the first time.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
-    torch.set_deterministic_debug_mode("warn")
-    torch.backends.cudnn.benchmark = False
+    cudnn = torch.backends.cudnn
+    before = torch.get_deterministic_debug_mode(), cudnn.benchmark, cudnn.allow_tf32
+    cudnn.allow_tf32 = False
+    if deterministic:
+        # Read by cuBLAS when it is used for the first time.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.set_deterministic_debug_mode("warn")
+        cudnn.benchmark = False
     try:
         yield
     finally:
         torch.set_deterministic_debug_mode(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        cudnn.benchmark, cudnn.allow_tf32 = before[1:]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from .networks import build
 from .optimisation import make_optimizer, optimizer_state, restore_optimizer, set_learning_rate
 from .patches import Batch, TrainingBatches, ValidationBatches
 from .replicas import Place
-from .runtime import hardware_name, memory_explained, repeatable
+from .runtime import arithmetic, hardware_name, memory_explained
 from .unet import Architecture, Network
 
 logger = logging.getLogger(__name__)
@@ -319,7 +319,7 @@ def fit(
     Bits are reproducible on one kind of CPU with the same number of threads and processes, whether
     or not the training was killed meanwhile; on one kind of GPU with ``deterministic``.
     """
-    with repeatable(settings["device"], settings["deterministic"]):
+    with arithmetic(settings["device"], deterministic=settings["deterministic"]):
         training = take_steps(network, settings, batches, validation, write, **more)
         with memory_explained(_advice(settings, network.architecture)):
             return training.finish(batches)

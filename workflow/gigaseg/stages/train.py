@@ -27,7 +27,7 @@ from ..networks import count_parameters
 from ..pace import Pace
 from ..patches import TrainingBatches, ValidationBatches
 from ..replicas import Place, companions, join, leave
-from ..runtime import Runtime, choose_runtime, hardware_name, keep_freed_memory, repeatable
+from ..runtime import Runtime, arithmetic, choose_runtime, hardware_name, keep_freed_memory
 from ..sampling import TileSource, load_within
 from ..sizing import choose_sizes
 from ..training import fit, initialise, take_steps
@@ -221,7 +221,7 @@ def follow() -> None:
     lesson = read_lesson(_entries(map(Path, job["weigh"])), settings)
     progress = _checkpoints(Path(job["folder"])).latest()
     task = _prepare(lesson, settings, job, place, progress)
-    with repeatable(task.training["device"], task.training["deterministic"]):
+    with arithmetic(task.training["device"], deterministic=task.training["deterministic"]):
         take_steps(*task.arguments, lambda _: None, progress=progress, place=place)
     leave()
 
