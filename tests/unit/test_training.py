@@ -164,13 +164,10 @@ def test_training_lowers_the_loss(optimizer: str, rate: float, precision: str) -
     assert rows[-1]["validation_loss"] < 0.8 * rows[0]["validation_loss"]
 
 
-@pytest.mark.parametrize("kind", ["unet", "unet++"])
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
-)
-def test_steps_and_validation_are_in_the_precision_asked_for(
-    monkeypatch: pytest.MonkeyPatch, kind: Any, precision: str, dtype: torch.dtype
-) -> None:
+def precisions(
+    monkeypatch: pytest.MonkeyPatch, architecture: Architecture, **changes: Any
+) -> set[tuple[bool, torch.dtype]]:
+    """Train, and return in which precisions steps (True) and validations (False) convolve."""
     seen, convolve = set(), torch.nn.Conv2d.forward
 
     def watch(self: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
@@ -179,9 +176,20 @@ def test_steps_and_validation_are_in_the_precision_asked_for(
         return found
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watch)
-    best, _, _ = train(Architecture(kind=kind, depth=1, width=2), precision=precision)
+    best, _, _ = train(architecture, **changes)
+    assert {w.dtype for w in best.state.values() if w.is_floating_point()} == {torch.float32}
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["unet", "unet++"])
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_steps_and_validation_are_in_the_precision_asked_for(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, precision: str, dtype: torch.dtype
+) -> None:
+    seen = precisions(monkeypatch, Architecture(kind=kind, depth=1, width=2), precision=precision)
     assert seen == {(True, dtype), (False, dtype)}
-    assert {weights.dtype for weights in best.state.values()} == {torch.float32}
 
 
 def test_the_network_learns_in_the_memory_layout_that_is_fastest(
