@@ -129,6 +129,7 @@ class Call:
 # What docs/slurm.md has a user edit in the profile, for this cluster.
 EDITS = {
     "  # slurm_partition: cpu": "  slurm_partition: cpu",
+    "# train: {slurm_partition: gpu}": "train: {slurm_partition: gpu}",
     "{gpu: 1}": "{gpu: 1, slurm_partition: gpu}",
 }
 

@@ -159,6 +159,15 @@ def test_experiments_times_folds_are_models_in_one_table():
     }
 
 
+def test_a_training_uses_a_gpu_and_its_threads_in_each_of_its_processes():
+    several = {"training": {"processes": 4, "batch": 8, "threads": 3}}
+    jobs = plan(
+        experiments={"one": {"datasets": ["cells"]}, "four": {"datasets": ["cells"], **several}}
+    )
+    assert jobs.training("one") == {"processes": 1, "threads": 2}
+    assert jobs.training("four") == {"processes": 4, "threads": 12}
+
+
 def test_without_viewer_no_job_makes_one():
     jobs = plan(view={"samples": "none"})
     assert jobs.manifests("view") == []

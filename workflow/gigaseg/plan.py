@@ -176,10 +176,11 @@ class Plan:
         """Return the table that says where the files of a data set come from."""
         return self.settings["datasets"][dataset]["registry"]
 
-    def threads(self, experiment: str) -> int:
-        """Return the threads of an experiment's training, those of all its processes."""
+    def training(self, experiment: str) -> dict[str, int]:
+        """Return the processes of an experiment's training, and the threads of all of them."""
         training = self.settings["experiments"][experiment]["training"]
-        return training["threads"] * training["processes"]
+        processes = training["processes"]
+        return {"processes": processes, "threads": training["threads"] * processes}
 
     def outcomes(self) -> list[str]:
         """List every manifest that says what became of samples."""

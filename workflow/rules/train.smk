@@ -11,9 +11,11 @@ rule train:
     conda:
         "../../environment.yml"
     # The number of threads changes the last bits of a model, so it is one of the settings.
-    threads: lambda wildcards: plan.threads(wildcards.experiment)
+    threads: lambda wildcards: plan.training(wildcards.experiment)["threads"]
     resources:
         **asks(8000, 1440, plan.path("train"), resumes=True),
+        # No more than there are: Snakemake lowers it to what --resources says.
+        gpu=lambda wildcards: plan.training(wildcards.experiment)["processes"],
         nodes=1,
     params:
         settings=lambda wildcards: plan.job("train", model=model(wildcards)),
