@@ -11,6 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PREDICTED = {"predict", "audit_seams", "split", "evaluate", "view"}
 ONCE = {"train", "tabulate", "audit", "report", "verdict", "all"}
+SNAKEMAKE = ["-m", "snakemake"]
+# Snakemake that prints what a job asks for, also where its rule has a message.
+DETAILED = """
+import sys
+from snakemake.cli import main
+from snakemake.logging import DefaultFormatter
+brief = DefaultFormatter.format_job_info
+DefaultFormatter.format_job_info = lambda self, job: brief(self, {**job, "rule_msg": None})
+main(sys.argv[1:])
+"""
 PROFILES = {"here": ["--cores", "1"], "slurm": ["--workflow-profile", str(ROOT / "profiles/slurm")]}
 
 
@@ -27,15 +37,21 @@ def write_sheet(folder: Path, samples: int, lot: int) -> None:
     )
 
 
-def count_jobs(folder: Path, profile: str) -> dict[str, int]:
-    """Return the jobs of a dry run, by rule."""
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile")]
-    command += ["-n", "-q", "rules", *PROFILES[profile], "--configfile", "own.yaml"]
+def dry_run(folder: Path, profile: str, *arguments: str, snakemake: list[str]) -> str:
+    """Return what a dry run prints."""
+    command = [sys.executable, *snakemake, "-s", str(ROOT / "Snakefile"), "-n"]
+    command += [*arguments, *PROFILES[profile], "--configfile", "own.yaml"]
     done = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert done.returncode == 0, done.stdout
-    table = done.stdout.split("Job stats:")[1].split("total")[0]
+    return done.stdout
+
+
+def count_jobs(folder: Path, profile: str) -> dict[str, int]:
+    """Return the jobs of a dry run, by rule."""
+    text = dry_run(folder, profile, "-q", "rules", snakemake=SNAKEMAKE)
+    table = text.split("Job stats:")[1].split("total")[0]
     return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
 
 
@@ -59,3 +75,22 @@ def test_jobs_follow_lots_and_not_samples(tmp_path, samples, lot, profile):
         **dict.fromkeys(PREDICTED, predicted),
         **dict.fromkeys(ONCE, 1),
     }
+
+
+@pytest.mark.parametrize(
+    ("profile", "arguments", "asked"),
+    [
+        ("slurm", [], 3),
+        ("here", [], 1),  # there are no more, unless one says so
+        ("here", ["--resources", "gpu=2"], 2),
+        ("here", ["--resources", "gpu=4"], 3),
+        ("slurm", ["--set-resources", "train:gpu=0"], 0),
+    ],
+)
+def test_a_training_asks_for_a_gpu_for_each_of_its_processes(tmp_path, profile, arguments, asked):
+    write_sheet(tmp_path, 2, 2)
+    with (tmp_path / "own.yaml").open("a") as own:
+        own.write("training: {processes: 3, batch: 3}\n")
+    text = dry_run(tmp_path, profile, *arguments, snakemake=["-c", DETAILED])
+    (job,) = re.findall(r"^rule train:$(.*?nodes=1)", text, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"\bgpu=(\d+)", job) == [str(asked)]
