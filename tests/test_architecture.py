@@ -24,7 +24,7 @@ GROUPS = {
     "classes curves distances faces faults forest forecast fragments instances intensity memory "
     "grids levels lookup mosaics objects panes phantoms remarks resampling sampling scores "
     "semantics stitching tiling tuning seams uncertainty bands maps relaxation thinning "
-    "calibration measures sizing centres tally inventory nearest scales",
+    "calibration offsets measures sizing centres tally inventory nearest scales",
     # what was done, by whom, from what; nothing beyond the standard library
     "books": "ledger lease manifests fingerprints disk benchmarks models allocations jsonlines "
     "pace",
@@ -57,7 +57,7 @@ PACKAGES = {
     "scipy": {"pure", "page"},
     "numba": {"weights", "watershed", "distances", "forest", "stitching", "objects"}
     | {"labels", "lookup", "relaxation", "thinning", "warping", "matching", "intensity"}
-    | {"calibration", "measures", "nearest"},
+    | {"calibration", "measures", "nearest", "offsets"},
     "torch": {"network"},
     "lightning": {"training", "replicas"},
     "safetensors": {"checkpoints", "loading"},

@@ -9,6 +9,7 @@ from gigaseg.bands import LabelledBands, cut_bands
 from gigaseg.labels import boundary_truth, components, contingency
 from gigaseg.maps import BoundaryMap, step_of
 from gigaseg.matching import pixel_counts
+from gigaseg.offsets import count_offset
 from gigaseg.rand import information_counts, rand_counts
 from gigaseg.thinning import thin, thin_bands
 from gigaseg.warping import warping_counts
@@ -57,6 +58,7 @@ def agree(truth, probability, threshold, radius, plane):
         inside, cells, confidence=confidence, radius=radius
     )
     assert plane.pixels(threshold) == pixel_counts(inside, cells)
+    assert plane.offset() == count_offset(inside, probability)
     whole = contingency(components(inside), thin(cells))
     assert thinned_scores(plane.thinned(threshold)) == thinned_scores(whole)
 

@@ -20,7 +20,7 @@ from gigaseg.uncertainty import intervals, resample, subtract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-COUNTS = st.lists(st.integers(0, 2**120), min_size=1, max_size=8)
+COUNTS = st.lists(st.integers(-(2**120), 2**120) | st.integers(0, 9), min_size=1, max_size=8)
 
 
 def tallies(names, seed, shape=(14, 14)):
@@ -104,11 +104,6 @@ def test_whole_numbers_of_any_size_add_up_exactly(numbers, seed):
     times = draw(len(numbers), resamples=5, seed=seed)
     slow = [sum(n * int(k) for n, k in zip(numbers, column, strict=True)) for column in times.T]
     assert sum_whole(numbers, times) == slow
-
-
-def test_negative_counts_are_refused():
-    with pytest.raises(ValueError, match="-3 is negative"):
-        sum_whole([1, -3], draw(2, resamples=1))
 
 
 @given(

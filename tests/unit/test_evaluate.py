@@ -133,6 +133,7 @@ def test_a_perfect_sample_has_perfect_scores(tmp_path, objects):
         "pixel_error",
         "warping_error",
         "splits_and_mergers",
+        "offset",
     ]
     # In space, cells that touch across z have a ridge between them, which was not predicted.
     zeros += ["calibration_error"] if objects == "plane" else []
@@ -250,7 +251,7 @@ def test_without_thresholds_no_plane_is_read_whole(tmp_path, monkeypatch):
     of_instances = ~full["metric"].isin(
         [
             m
-            for f in ("pixel", "v_rand", "v_info", "v_rand_pooled", "warping")
+            for f in ("pixel", "v_rand", "v_info", "v_rand_pooled", "warping", "offset")
             for m in FAMILIES[f].metrics
         ]
     )

@@ -21,6 +21,7 @@ from gigaseg.ledger import canonical_json
 from gigaseg.manifests import read_manifest, write_manifest
 from gigaseg.matching import CtcCounts, MatchCounts, PixelCounts
 from gigaseg.modelcards import describe_models
+from gigaseg.offsets import OffsetCounts
 from gigaseg.outlook import amount
 from gigaseg.pyramids import write_pyramid
 from gigaseg.rand import RandCounts
@@ -673,6 +674,23 @@ def test_says_what_is_odd_about_samples(tmp_path):
     assert "Samples to know about" in told
     assert told.count("plates/plate_01, nuclei: " + remark) == 1
     assert "plate_00" not in told.partition("Samples to know about")[2].partition("What the")[0]
+
+
+@pytest.mark.parametrize(("second", "told"), [(-40, 1), (60, 0)])
+def test_says_which_labels_lie_aside_over_all_samples_and_folds(tmp_path, second, told):
+    root = write_results(tmp_path, samples=2)
+    tables = [score_rows("nuclei", ["plate_00", "plate_01"])]
+    for fold, y in (("0", -60), ("1", second)):
+        counts = OffsetCounts(y=-y, yy=200, x=10, xx=200)
+        row = {"sample": "", "aggregation": "pooled", "metric": "offset", "at": np.nan, "n": 2}
+        row |= {"value": counts.length, "family": "offset", "counts": encode(counts)}
+        row |= {"experiment": "nuclei", "fold": fold, "dataset": "plates", "split": "test"}
+        tables.append(pd.DataFrame([row]))
+    write_scores(root, *tables)
+    scores = section(make(root)[0], "scores")
+    text = "plates, test, nuclei: the truth lies 0.5 px above and 0.1 px left of the map"
+    assert scores.count(text) == told
+    assert scores.count("Labels that lie aside") == told
 
 
 def test_samples_without_truth_have_pictures_and_sizes_and_no_scores(tmp_path):

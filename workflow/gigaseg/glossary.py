@@ -137,6 +137,13 @@ METRICS: dict[str, Metric] = {
         "80 % should lie in an object. Mean over all pixels of the distance between both shares, "
         "each of the 256 stored values counted by itself (expected calibration error).",
     ),
+    "offset": Metric(
+        "offset",
+        PROBABILITIES,
+        "lower",
+        "How many pixels the truth as a whole lies aside from the map. More than a tenth or two "
+        "means that labels were shifted against their images.",
+    ),
 }
 
 #: The words of the proof that cutting the work changed nothing.

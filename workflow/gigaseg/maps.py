@@ -19,6 +19,7 @@ import numpy.typing as npt
 from .bands import Band, Ids, LabelledBands, cut_bands
 from .labels import Contingency, boundary_truth, contingency
 from .matching import PixelCounts
+from .offsets import REACH, OffsetCounts, count_offset
 from .relaxation import BitMap, Waiting, by_columns
 from .thinning import HALO, thin_bands
 from .warping import Kinds, WarpingCounts, classify, count_kinds
@@ -120,6 +121,18 @@ class BoundaryMap:
             for counts in self.histogram
         )
         return PixelCounts(tp, fp, fn, tn)
+
+    def offset(self) -> OffsetCounts:
+        """Count what the offset of the truth from the map needs; no threshold is involved."""
+        total = OffsetCounts()
+        for band in self.bands(REACH):
+            near = band.top, band.bottom
+            known = None if self.known is None else self.known.rows(*near)
+            values, own = self._read(*near), band.own
+            total += count_offset(
+                self.cells.rows(*near), values, known, start=own.start, stop=own.stop
+            )
+        return total
 
     def thinned(self, threshold: float) -> Contingency:
         """Count the pixels per true cell and cell of the map after `gigaseg.thinning.thin`."""

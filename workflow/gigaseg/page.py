@@ -21,7 +21,9 @@ from .foresight import compare_forecast
 from .modelcards import describe_models
 from .outlook import amount
 from .proof import build_proof
+from .remarks import remark_offset
 from .scoreboard import build_scoreboard
+from .scoretable import pooled_counts
 from .spreads import reliability_charts, size_charts
 from .summaries import Model, Results, describe_datasets, list_failures, list_remarks
 
@@ -97,6 +99,7 @@ def build_context(results: Results, settings: Mapping[str, Any]) -> dict[str, An
         "notes": results.notes,
         "failures": list_failures(results.records),
         "remarks": list_remarks(results.records)[:MAXIMUM_ROWS],
+        "offsets": _offsets(results),
         **build_scoreboard(results, settings.get("config", {}), labels),
         "crossed": cross_thresholds(results.scores),
         "tuning": describe_choices(results.tuned),
@@ -213,6 +216,15 @@ def _datasets(results: Results) -> list[dict[str, Any]]:
             "spacings": _few([" × ".join(f"{n:g}" for n in s) for s in row["spacings"]]),
         }
         for row in describe_datasets(converted)
+    ]
+
+
+def _offsets(results: Results) -> list[dict[str, Any]]:
+    """List the data sets whose truth lies aside from the maps."""
+    return [
+        {"experiment": experiment, "dataset": dataset, "split": split, "remark": remark}
+        for experiment, dataset, split, counts in pooled_counts(results.scores, "offset")
+        if (remark := remark_offset(counts))
     ]
 
 

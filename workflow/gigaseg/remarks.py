@@ -1,7 +1,12 @@
 """What is odd about a sample and decides which of its scores are defined, in plain words."""
 
+import math
+
 from .matching import CtcCounts, PixelCounts
+from .offsets import OffsetCounts
 from .scores import Tally
+
+NEAR = 0.25  # px; what is less is not worth a word
 
 
 def remark(tally: Tally, voxels: int) -> list[str]:
@@ -44,3 +49,20 @@ def remark(tally: Tally, voxels: int) -> list[str]:
     if objects.references == 1:
         told.append("the truth is one single object: no objects can be merged, V-Info says nothing")
     return told
+
+
+def remark_offset(counts: OffsetCounts) -> str | None:
+    """Say where the truth of a data set lies from the map, if it does not lie on it.
+
+    Examples
+    --------
+    >>> remark_offset(OffsetCounts(y=25, yy=100, x=-10, xx=100))
+    'the truth lies 0.5 px above and 0.2 px right of the map'
+    >>> remark_offset(OffsetCounts(y=2, yy=100, x=-1, xx=100))
+    """
+    if math.isnan(counts.length) or counts.length < NEAR:
+        return None
+    sides = ("above", "below"), ("left of", "right of")
+    pairs = zip(counts.vector, sides, strict=True)
+    told = [f"{abs(d):.1f} px {side[d > 0]}" for d, side in pairs if abs(d) >= 0.05]
+    return f"the truth lies {' and '.join(told)} the map"

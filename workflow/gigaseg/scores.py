@@ -24,6 +24,7 @@ from .matching import (
     foreground_counts,
     match_counts,
 )
+from .offsets import OffsetCounts
 from .rand import (
     InformationCounts,
     RandCounts,
@@ -63,6 +64,7 @@ Counts = (
     | MatchCounts
     | CtcCounts
     | CalibrationCounts
+    | OffsetCounts
     | Mean
 )
 Key = tuple[str, float | None]  # family, and the threshold it was counted at
@@ -93,6 +95,7 @@ FAMILIES: dict[str, Family] = {
     "class_boundary": Family(PixelCounts, {"dice_boundary": "f", "iou_boundary": "iou"}),
     # of the probabilities as such
     "calibration": Family(CalibrationCounts, {"calibration_error": "error"}),
+    "offset": Family(OffsetCounts, {"offset": "length"}),
     # of the probability map, per threshold
     "pixel": Family(PixelCounts, {"pixel_error": "error", "pixel_f": "f"}),
     "v_rand": Family(Mean, {"v_rand": "value"}),
@@ -169,6 +172,7 @@ def tally_map(
         return counts
 
     tally: Tally = {("pixel", t): plane.pixels(t) for t in sorted({*thresholds, 0.5})}
+    tally["offset", None] = plane.offset()
     with ThreadPoolExecutor(workers) as pool:
         for part in pool.map(at, thresholds):
             tally |= part

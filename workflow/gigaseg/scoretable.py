@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .comparison import held_out
 from .manifests import write_atomically
-from .scores import Score, Tally, decode
+from .scores import FAMILIES, Score, Tally, decode
 
 COLUMNS = {
     "experiment": "str",
@@ -108,3 +109,30 @@ def read_folds(rows: pd.DataFrame) -> dict[str, dict[str, Tally]]:
     for (fold, sample), part in samples.groupby(["fold", "sample"], sort=True):
         folds.setdefault(str(fold), {})[str(sample)] = read_tally(part)
     return folds
+
+
+def pooled_counts(scores: pd.DataFrame, family: str) -> Iterator[tuple[str, str, str, Any]]:
+    """Add up the counts of one family that has no threshold, over folds.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        The table of scores; those of older runs have no counts.
+    family : str
+        See `gigaseg.scores.FAMILIES`.
+
+    Yields
+    ------
+    experiment, dataset, split : str
+        The split whose scores count, see `gigaseg.comparison.held_out`.
+    counts : Counts
+    """
+    if "family" not in scores or scores.empty:
+        return
+    rows = scores[(scores["family"] == family) & (scores["aggregation"] == "pooled")]
+    for (experiment, dataset), group in rows.groupby(["experiment", "dataset"], sort=True):
+        split = held_out(group)
+        total = FAMILIES[family].counts()
+        for text in group.loc[group["split"] == split, "counts"]:
+            total += decode(family, text)
+        yield str(experiment), str(dataset), str(split), total

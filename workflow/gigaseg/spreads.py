@@ -1,6 +1,5 @@
 """How objects and probabilities are spread: truth beside prediction, drawn for the report."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from .calibration import CalibrationCounts
 from .charts import LINE_COLOURS, Drawing, drawing
 from .comparison import held_out
+from .scoretable import pooled_counts
 from .summaries import Record, Results
 
 BINS = 36
@@ -227,16 +227,8 @@ def reliability_charts(scores: pd.DataFrame) -> list[dict[str, Any]]:
     list of dict
         ``experiment``, ``dataset``, ``split``, ``drawing``, ``error``.
     """
-    if "family" not in scores or scores.empty:
-        return []
-    rows = scores[(scores["family"] == "calibration") & (scores["aggregation"] == "pooled")]
     charts = []
-    for (experiment, dataset), group in rows.groupby(["experiment", "dataset"], sort=True):
-        split = held_out(group)
-        texts = group.loc[group["split"] == split, "counts"]
-        total = CalibrationCounts()
-        for text in texts:
-            total += CalibrationCounts(**json.loads(text))
+    for experiment, dataset, split, total in pooled_counts(scores, "calibration"):
         if sum(total.voxels):
             chart = _draw_reliability(total, f"{experiment} {dataset}", f"{experiment}, {dataset}")
             charts.append(
