@@ -141,8 +141,8 @@ METRICS: dict[str, Metric] = {
         "offset",
         PROBABILITIES,
         "lower",
-        "How many pixels the truth as a whole lies aside from the map. More than a tenth or two "
-        "means that labels were shifted against their images.",
+        "How many pixels the truth as a whole lies aside from the map. A quarter or more may mean "
+        "that labels were shifted against their images.",
     ),
 }
 
