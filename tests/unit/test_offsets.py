@@ -1,4 +1,4 @@
-"""Offsets of the truth from a map: known shifts are found, and nothing else is taken for one."""
+"""Offsets of the truth from a map: known shifts are found, and a narrow map is taken for none."""
 
 import math
 
@@ -83,7 +83,7 @@ def test_of_a_larger_shift_the_side_is_right(shift):
 
 
 @pytest.mark.parametrize("level", [-0.5, 0.5])
-def test_a_map_that_is_too_narrow_or_too_wide_is_not_shifted(level):
+def test_a_map_that_is_too_narrow_or_too_wide_is_hardly_shifted(level):
     found = count_offset(field() > 0, soft_map(field() - level)).vector
     assert found == pytest.approx((0, 0), abs=0.2)
 

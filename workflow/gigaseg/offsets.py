@@ -54,7 +54,7 @@ class OffsetCounts:
 
         The shift d that minimises the sum of (t(v) - p(v - d))², to first order in d: it is
         -sum(p' (t - p)) / sum(p'²), one step of Lucas and Kanade (1981). A map that is too narrow
-        or too wide on all sides alike is not shifted. It says somewhat too much where
+        or too wide on all sides alike is hardly shifted. It says somewhat too much where
         outlines are soft, and too little beyond two pixels; NaN for a flat map.
         """
         return _shift(self.y, self.yy), _shift(self.x, self.xx)
