@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from gigaseg.faces import Meetings, inner_faces, pack, plane_of, raster_index, unpack
@@ -79,8 +81,10 @@ def test_torn_bytes_are_told(content):
         unpack(content)
 
 
-def test_a_flipped_byte_is_told():
-    content = bytearray(pack({"a": np.arange(1000)}))
-    content[4000] ^= 1
-    with pytest.raises(ValueError, match="are not the arrays of a block"):
-        unpack(bytes(content))
+def test_each_flipped_bit_is_told_in_headers_too():
+    content = bytearray(pack({"a": np.arange(3), "box": np.zeros((2, 2))}))
+    for at, bit in product(range(len(content)), range(8)):
+        content[at] ^= 1 << bit
+        with pytest.raises(ValueError, match="are not the arrays of a block"):
+            unpack(bytes(content))
+        content[at] ^= 1 << bit

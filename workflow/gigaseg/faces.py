@@ -6,7 +6,7 @@ not be evenly spaced.
 """
 
 import io
-import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,8 @@ from gigaseg.geometry import Window
 
 Face = tuple[int, int]
 """Axis, and which end of the block along it: 0 or 1."""
+
+_SUM = 4  # bytes of the CRC-32 after packed arrays
 
 
 def inner_faces(window: Window, shape: Sequence[int], first_axis: int = 0) -> list[Face]:
@@ -163,10 +165,11 @@ def _with(corner: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return arrays as the bytes of one .npz file, the same for the same arrays."""
+    """Return arrays as the bytes of one .npz file and its CRC-32, the same for the same arrays."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    return content + zlib.crc32(content).to_bytes(_SUM, "little")
 
 
 def unpack(content: bytes) -> dict[str, np.ndarray]:
@@ -177,11 +180,12 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
     ValueError
         If the bytes are torn or something else.
     """
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+    # The sums within an .npz leave out its headers, and NumPy reads those before it compares sums.
+    whole, sum_ = content[:-_SUM], content[-_SUM:]
+    if not whole or zlib.crc32(whole).to_bytes(_SUM, "little") != sum_:
         raise ValueError(
-            f"{len(content)} bytes are not the arrays of a block ({error}): delete the file they "
-            f"are from, so that the block is done again"
-        ) from error
+            f"{len(content)} bytes are not the arrays of a block (their sum differs): delete the "
+            f"file they are from, so that the block is done again"
+        )
+    with np.load(io.BytesIO(whole), allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -99,7 +99,7 @@ class Fragments:
     seeded: bool
 
     def to_bytes(self) -> bytes:
-        """Return everything as one .npz file."""
+        """Return everything as bytes, with their sum."""
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays["box"] = np.array([self.window.start, self.window.stop, self.shape])
         arrays["seeded"] = np.array(self.seeded)

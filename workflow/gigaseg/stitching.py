@@ -93,7 +93,7 @@ class Components:
         return cls(window, tuple(shape), objects, in_volume, planes)
 
     def to_bytes(self) -> bytes:
-        """Return everything as one .npz file."""
+        """Return everything as bytes, with their sum."""
         planes = {f"{axis}-{end}": plane for (axis, end), plane in self.faces.items()}
         box = np.array([self.window.start, self.window.stop, self.shape])
         return pack({"box": box, "objects": np.array(self.objects), "first": self.first, **planes})
