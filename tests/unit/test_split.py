@@ -2,12 +2,14 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import pytest
-from gigaseg.cuts import Cut
+from gigaseg.cuts import Cut, Work
 from gigaseg.digests import volume_digest
+from gigaseg.geometry import Window
 from gigaseg.instances import Evidence, Splitting, segment
 from gigaseg.ledger import BlockLedger
 from gigaseg.manifests import read_manifest, write_manifest
@@ -294,6 +296,18 @@ def test_spoilt_scratch_is_found_and_done_again(tmp_path, lot, monkeypatch):
     assert len(watch.entries) == blocks + 4
     again = [entry for entry in watch.entries if watch.entries.count(entry) == 2]
     assert {name for name, _ in again} == {"survey", "fragments", "objects"}
+
+
+def test_tables_that_spoil_while_they_are_needed_are_named(tmp_path):
+    work = Work(**dict.fromkeys(f.name for f in fields(Work)) | {"folder": tmp_path})
+    window = Window((0, 16, 0), (1, 32, 16))
+    work.save("survey", window, {"ids": np.arange(4)})
+    assert work.holds("survey", window)
+    (path,) = (tmp_path / "survey").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not work.holds("survey", window)
+    with pytest.raises(ValueError, match=rf"{path}: \d+ bytes are not the arrays of a block"):
+        work.load("survey", window)
 
 
 def test_scratch_left_by_a_kill_after_the_commit_is_removed(tmp_path, lot):

@@ -189,7 +189,11 @@ class Work:
 
     def load(self, name: str, window: Window) -> dict[str, np.ndarray]:
         """Read the tables of one block; ValueError if they are torn."""
-        return unpack(self._path(name, window).read_bytes())
+        path = self._path(name, window)
+        try:
+            return unpack(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def holds(self, name: str, window: Window) -> bool:
         """Whether the tables of one block are there, and whole."""

@@ -184,8 +184,8 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
     whole, sum_ = content[:-_SUM], content[-_SUM:]
     if not whole or zlib.crc32(whole).to_bytes(_SUM, "little") != sum_:
         raise ValueError(
-            f"{len(content)} bytes are not the arrays of a block (their sum differs): delete the "
-            f"file they are from, so that the block is done again"
+            f"{len(content)} bytes are not the arrays of a block, as their sum differs: run again, "
+            f"which does the block again"
         )
     with np.load(io.BytesIO(whole), allow_pickle=False) as arrays:
         return dict(arrays)
