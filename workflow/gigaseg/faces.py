@@ -180,7 +180,8 @@ def unpack(content: bytes) -> dict[str, np.ndarray]:
     ValueError
         If the bytes are torn or something else.
     """
-    # The sums within an .npz leave out its headers, and NumPy reads those before it compares sums.
+    # The sums within leave out the archive's headers, and come too late for those of the arrays,
+    # which NumPy reads first.
     whole, sum_ = content[:-_SUM], content[-_SUM:]
     if not whole or zlib.crc32(whole).to_bytes(_SUM, "little") != sum_:
         raise ValueError(
